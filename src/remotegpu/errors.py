@@ -1,0 +1,298 @@
+# SPDX-FileCopyrightText: 2026 The remotegpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every error of remotegpu, split by whose fault it is.
+
+    Error
+    ├── Busy                       every device is leased now, or the wait was not long enough
+    ├── LeaseError
+    │   ├── Impossible             more than exists: it will never fit
+    │   ├── LeaseExpired           it was idle too long, or reached its hard cap
+    │   ├── LeaseUnknown           never granted here, ended long ago, or somebody else's
+    │   └── LeaseLost              the worker died under the call; retryable
+    ├── TransportError
+    │   ├── ConnectError           nothing answered; nothing ran; retryable
+    │   ├── ConnectionLost         it answered, then stopped; the outcome is unknown
+    │   └── DeadlineExceeded
+    ├── RemoteError                the program ran and failed; carries the remote traceback as text
+    │   └── OutOfMemory            asked, limit, device
+    ├── InvalidInput               field, limit, what was given
+    │   └── ModelNotFound
+    ├── ProtocolError              bytes that are not this protocol's
+    ├── Unavailable                the server is draining, or a device is starting; retryable
+    └── ConfigurationError         a setting of this process is missing or unusable
+
+Each class builds its sentence from its fields and keeps them. On the wire an error is its class name and its fields
+(`remotegpu.v1.ErrorDetail`) beside the gRPC status named in `status`; `from_fields` builds it again on the other side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+FieldValue = str | int | float
+
+
+@dataclass(kw_only=True, eq=False)
+class Error(Exception):
+    """Base of every error that remotegpu raises on purpose."""
+
+    status: ClassVar[str] = "UNKNOWN"
+    retryable: ClassVar[bool] = False
+
+    def fields(self) -> dict[str, FieldValue]:
+        """The fields with values, as they travel."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (from_fields, (type(self).__name__, self.fields()))
+
+
+@dataclass(kw_only=True, eq=False)
+class Busy(Error):
+    """No device is free for the request now. `retry_after` and `estimated_wait` are seconds."""
+
+    status: ClassVar[str] = "RESOURCE_EXHAUSTED"
+    retryable: ClassVar[bool] = True
+    retry_after: float
+    queue_length: int
+    free_slots: int = 0
+    free_gpus: int = 0
+    waited: float = 0.0
+    estimated_wait: float | None = None
+
+    def __str__(self) -> str:
+        wait = "" if self.estimated_wait is None else f", about {self.estimated_wait:.1f} s of waiting"
+        waited = f" after {self.waited:.1f} s" if self.waited else ""
+        return (
+            f"busy{waited}: {self.queue_length} waiting{wait}; free now: {self.free_gpus} whole devices, "
+            f"{self.free_slots} slots; try again in {self.retry_after:.2f} s or give a longer timeout"
+        )
+
+
+class LeaseError(Error):
+    """Something is wrong with a lease."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Impossible(LeaseError):
+    """The request exceeds what the server has, free or not."""
+
+    status: ClassVar[str] = "FAILED_PRECONDITION"
+    what: str
+    asked: int
+    limit: int
+
+    def __str__(self) -> str:
+        return f"impossible: {self.what} {self.asked} asked, at most {self.limit} here; waiting will not help"
+
+
+@dataclass(kw_only=True, eq=False)
+class LeaseExpired(LeaseError):
+    """The server ended the lease: `why` is "idle", "hard_cap", "dealloc" or "cancelled"."""
+
+    status: ClassVar[str] = "FAILED_PRECONDITION"
+    lease: str
+    why: str
+
+    def __str__(self) -> str:
+        reason = {
+            "idle": "it was not used for longer than its idle TTL",
+            "hard_cap": "it reached its hard time limit",
+            "dealloc": "it was deallocated",
+            "cancelled": "its caller went away while it was granted",
+        }.get(self.why, self.why)
+        return f"lease {self.lease[:8]} has ended: {reason}; allocate a new one"
+
+
+@dataclass(kw_only=True, eq=False)
+class LeaseUnknown(LeaseError):
+    """Not a lease that this caller may use on this server."""
+
+    status: ClassVar[str] = "NOT_FOUND"
+    lease: str
+
+    def __str__(self) -> str:
+        return (
+            f"lease {self.lease[:8]!r} was not granted to you by this server (a restarted server forgets); "
+            "allocate a new one"
+        )
+
+
+@dataclass(kw_only=True, eq=False)
+class LeaseLost(LeaseError):
+    """The worker that held the data died or was restarted. The lease keeps its place; its handles are gone."""
+
+    status: ClassVar[str] = "ABORTED"
+    retryable: ClassVar[bool] = True
+    device: int
+    epoch: int
+    why: str
+
+    def __str__(self) -> str:
+        return (
+            f"device {self.device} lost what this lease kept there ({self.why}); its epoch is now {self.epoch}: "
+            "send the data again"
+        )
+
+
+class TransportError(Error):
+    """The network, not the program."""
+
+
+@dataclass(kw_only=True, eq=False)
+class ConnectError(TransportError):
+    """No connection could be made, so nothing was sent."""
+
+    status: ClassVar[str] = "UNAVAILABLE"
+    retryable: ClassVar[bool] = True
+    address: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"nothing answered at {self.address} ({self.why}): is remotegpu-server running there?"
+
+
+@dataclass(kw_only=True, eq=False)
+class ConnectionLost(TransportError):
+    """The connection broke while a call was under way: it may or may not have run."""
+
+    status: ClassVar[str] = "UNAVAILABLE"
+    address: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"the connection to {self.address} broke during a call ({self.why}); whether it ran is unknown"
+
+
+@dataclass(kw_only=True, eq=False)
+class DeadlineExceeded(TransportError):
+    """The call's deadline passed. `deadline` is in seconds."""
+
+    status: ClassVar[str] = "DEADLINE_EXCEEDED"
+    deadline: float
+
+    def __str__(self) -> str:
+        return f"no answer within the deadline of {self.deadline:g} s; give the call a longer timeout"
+
+
+@dataclass(kw_only=True, eq=False)
+class RemoteError(Error):
+    """A node of the program failed while it ran on the device."""
+
+    status: ClassVar[str] = "INTERNAL"
+    node: int
+    operation: str
+    why: str
+    traceback: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.operation} (node {self.node}) failed on the device: {self.why}"
+
+
+@dataclass(kw_only=True, eq=False)
+class OutOfMemory(RemoteError):
+    """The lease's declared memory or the device's own is used up. Sizes in bytes."""
+
+    status: ClassVar[str] = "RESOURCE_EXHAUSTED"
+    asked: int
+    limit: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.operation} (node {self.node}) ran out of device memory: {self.asked} bytes asked, "
+            f"limit {self.limit} bytes ({self.why}); declare more memory or free arrays"
+        )
+
+
+@dataclass(kw_only=True, eq=False)
+class InvalidInput(Error):
+    """Input that is refused before it takes memory."""
+
+    status: ClassVar[str] = "INVALID_ARGUMENT"
+    field: str
+    limit: str
+    given: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.given} was given, {self.limit} is allowed"
+
+
+@dataclass(kw_only=True, eq=False)
+class ModelNotFound(InvalidInput):
+    """The server has no model of that name."""
+
+    status: ClassVar[str] = "NOT_FOUND"
+
+    def __str__(self) -> str:
+        return f"no model {self.given!r} on this server; it has: {self.limit}"
+
+
+@dataclass(kw_only=True, eq=False)
+class ProtocolError(Error):
+    """A message that cannot be read: cut short, or not of this protocol."""
+
+    status: ClassVar[str] = "INVALID_ARGUMENT"
+    what: str
+
+    def __str__(self) -> str:
+        return f"unreadable message: {self.what}"
+
+
+@dataclass(kw_only=True, eq=False)
+class Unavailable(Error):
+    """The server cannot take the call now, and it did not run. `retry_after` is in seconds."""
+
+    status: ClassVar[str] = "UNAVAILABLE"
+    retryable: ClassVar[bool] = True
+    why: str
+    retry_after: float = 1.0
+
+    def __str__(self) -> str:
+        return f"the server cannot take this call now: {self.why}; try again in {self.retry_after:g} s"
+
+
+@dataclass(kw_only=True, eq=False)
+class ConfigurationError(Error):
+    """A setting of this process."""
+
+    setting: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.setting}: {self.why}"
+
+
+@dataclass(kw_only=True, eq=False)
+class UnknownRemoteError(Error):
+    """The server answered with an error that this client does not know, a newer one perhaps."""
+
+    kind: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.why}"
+
+
+def _tree(root: type[Error]) -> dict[str, type[Error]]:
+    found = {root.__name__: root}
+    for child in root.__subclasses__():
+        found |= _tree(child)
+    return found
+
+
+BY_NAME: Mapping[str, type[Error]] = _tree(Error)
+
+
+def from_fields(kind: str, values: Mapping[str, FieldValue]) -> Error:
+    """Builds an error again from its class name and fields. Fields that this version does not know are left out."""
+    cls = BY_NAME.get(kind)
+    if cls is None:
+        return UnknownRemoteError(kind=kind, why=", ".join(f"{name}={value}" for name, value in values.items()))
+    known = {field.name for field in fields(cls)}
+    try:
+        return cls(**{name: value for name, value in values.items() if name in known})
+    except TypeError as error:  # a field that this version requires is missing: another version sent it
+        return UnknownRemoteError(kind=kind, why=str(error))
