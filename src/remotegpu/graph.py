@@ -84,10 +84,12 @@ class Operation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelCall:
-    """A model on values, given by name (or by position: an empty name). One port per output of the model."""
+    """A model on values, given by name (or by position: an empty name). One port per output of the model; `metas`: what
+    is known of them, if the model's signature is."""
 
     model: str
     inputs: tuple[tuple[str, Value], ...]
+    metas: tuple[Meta, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,6 +163,13 @@ class Plan:
     def ref(self, value: Value) -> tuple[int, int]:
         """The (node, port) of a planned value."""
         return self.positions[id(value.handle or value.origin)], value.port if value.handle is None else 0
+
+    def metas(self, output: Output) -> tuple[Meta, ...]:
+        """What is known of the tensors that an output stands for: one, or all of a model call."""
+        if output.value is not None:
+            return (output.value.meta,)
+        call = self.nodes[output.node]
+        return call.metas or (UNKNOWN,) if isinstance(call, ModelCall) else (UNKNOWN,)
 
 
 def _inputs(node: Origin | Handle) -> list[Value | ModelCall]:

@@ -161,8 +161,8 @@ def decode_argument(argument: pb.Argument, values: Callable[[pb.Ref], Any]) -> A
 class _Checker:
     """Walks a program once, in order."""
 
-    def __init__(self, operations: frozenset[str], body_size: int, epoch: int, device: int) -> None:
-        self._operations = operations
+    def __init__(self, known: Callable[[str], bool], body_size: int, epoch: int, device: int) -> None:
+        self._known = known
         self._body_size = body_size
         self._epoch = epoch
         self._device = device
@@ -234,7 +234,7 @@ class _Checker:
             raise errors.LeaseLost(device=self._device, epoch=self._epoch, why="its worker was restarted")
 
     def _operation(self, operation: pb.Operation) -> None:
-        if operation.name not in self._operations:
+        if not self._known(operation.name):
             raise errors.InvalidInput(
                 field=f"node {self._here}", limit="an operation of this server", given=f"operation {operation.name!r}"
             )
@@ -274,6 +274,6 @@ def _limit(field: str, given: int, limit: int) -> None:
         raise errors.InvalidInput(field=field, limit=f"at most {limit}", given=str(given))
 
 
-def check(program: pb.Program, *, operations: frozenset[str], body_size: int, epoch: int, device: int) -> None:
+def check(program: pb.Program, *, known: Callable[[str], bool], body_size: int, epoch: int, device: int) -> None:
     """Raises InvalidInput (which node, what is allowed, what was given) or LeaseLost (a handle of an older epoch)."""
-    _Checker(operations, body_size, epoch, device).check(program)
+    _Checker(known, body_size, epoch, device).check(program)

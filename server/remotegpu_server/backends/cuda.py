@@ -1,0 +1,122 @@
+# SPDX-FileCopyrightText: 2026 The remotegpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""NVIDIA devices: CuPy arrays. The only file that imports CuPy.
+
+The worker sees one GPU, as device 0 (the daemon sets CUDA_VISIBLE_DEVICES to its UUID). All work goes to one stream,
+ONNX Runtime's too, so order needs no events; events only measure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from collections.abc import Iterator
+from typing import Any
+
+import array_api_compat.cupy
+import cupy
+import numpy as np
+from cupy.cuda import runtime
+
+from .device import HostArray
+
+# Errors after which the context answers nothing but the same error (CUDA Runtime API, cudaError_t):
+# assert, hardware stack error, illegal instruction, misaligned address, invalid address space, invalid pc,
+# illegal address, launch failure, ECC uncorrectable, hang of a launch (timeout).
+_STICKY = {214, 700, 702, 710, 714, 715, 716, 717, 718, 719}
+
+
+class CudaDevice:
+    """Implements `Device` on one GPU. A lease that declared memory has a pool of its own with that limit."""
+
+    xp: Any = array_api_compat.cupy
+    place = "cuda"
+
+    def __init__(self) -> None:
+        self._device = cupy.cuda.Device(0)
+        self._device.use()
+        self._stream = cupy.cuda.Stream(non_blocking=True)
+        self._stream.use()
+        self._pools: dict[int, Any] = {}
+        self.name = runtime.getDeviceProperties(0)["name"].decode()
+        self.provider = (
+            "CUDAExecutionProvider",
+            {"device_id": "0", "user_compute_stream": str(self._stream.ptr)},
+        )
+        cupy.cuda.set_allocator(self._pool(0).malloc)
+
+    def _pool(self, lease: int) -> Any:
+        pool = self._pools.get(lease)
+        if pool is None:
+            pool = self._pools[lease] = cupy.cuda.MemoryPool()
+        return pool
+
+    def adopt_arena(self, memory: memoryview) -> None:
+        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        runtime.hostRegister(address, len(memory), 0)
+
+    def upload(self, source: HostArray) -> Any:
+        array = cupy.empty(source.shape, dtype=source.dtype)
+        if array.nbytes:
+            array.data.copy_from_host_async(source.ctypes.data, array.nbytes, self._stream)
+        return array
+
+    def download(self, array: Any, target: HostArray) -> None:
+        array = cupy.ascontiguousarray(array)
+        if array.dtype != target.dtype or array.shape != target.shape:
+            raise TypeError(f"{array.dtype}{array.shape} into {target.dtype}{target.shape}")
+        if array.nbytes:
+            array.data.copy_to_host_async(target.ctypes.data, array.nbytes, self._stream)
+        self._stream.synchronize()
+
+    def own(self, array: Any) -> Any:
+        # A view would keep its whole base; memory that ONNX Runtime owns is not the lease's.
+        array = cupy.asarray(array)
+        borrowed = array.base is not None or isinstance(array.data.mem, cupy.cuda.UnownedMemory)
+        return array.copy() if borrowed else array
+
+    @contextlib.contextmanager
+    def memory_scope(self, lease: int, limit: int) -> Iterator[None]:
+        # Leases that declared nothing share one pool: a pool of its own would cost them cudaMalloc in every call.
+        pool = self._pool(lease if limit else 0)
+        if limit:
+            pool.set_limit(size=limit)
+        with cupy.cuda.using_allocator(pool.malloc):
+            yield
+
+    def drop(self, lease: int) -> None:
+        pool = self._pools.pop(lease, None)
+        if pool is not None:
+            self._stream.synchronize()
+            pool.free_all_blocks()
+
+    def free_memory(self) -> int:
+        free, _total = runtime.memGetInfo()
+        return int(free)
+
+    def pointer(self, array: Any) -> int:
+        return int(array.data.ptr)
+
+    def wrap(self, pointer: int, dtype: np.dtype[Any], shape: tuple[int, ...], owner: object) -> Any:
+        size = int(np.prod(shape)) * dtype.itemsize
+        memory = cupy.cuda.MemoryPointer(cupy.cuda.UnownedMemory(pointer, size, owner, 0), 0)
+        return cupy.ndarray(shape, dtype, memory)
+
+    def mark(self) -> Any:
+        event = cupy.cuda.Event()
+        event.record(self._stream)
+        return event
+
+    def elapsed_ns(self, start: Any, end: Any) -> int:
+        end.synchronize()
+        return int(cupy.cuda.get_elapsed_time(start, end) * 1e6)
+
+    def is_broken(self, error: BaseException) -> bool:
+        return isinstance(error, runtime.CUDARuntimeError) and error.status in _STICKY
+
+    def memory_error(self, error: BaseException) -> int | None:
+        if not isinstance(error, cupy.cuda.memory.OutOfMemoryError):
+            return None
+        # The exception keeps the request in its text only: "Out of memory allocating N bytes (...)".
+        digits = [word.replace(",", "") for word in str(error).split() if word.replace(",", "").isdigit()]
+        return int(digits[0]) if digits else 0

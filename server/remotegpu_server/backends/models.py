@@ -1,0 +1,184 @@
+# SPDX-FileCopyrightText: 2026 The remotegpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX models of a device: the only file that knows ONNX Runtime.
+
+A model repository is `DIR/<name>/<version>/model.onnx`, the layout that Triton uses; the highest version is served.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from remotegpu import errors
+from remotegpu.dtypes import from_number, number_of
+from remotegpu.v1 import compute_pb2 as pb
+
+from .device import Device
+
+logger = logging.getLogger("remotegpu.worker")
+
+_TYPES = {"float": "float32", "double": "float64"}  # the others are named as NumPy names them
+# Symbolic sizes of the warm-up call: 1 suits batches; some networks need a picture of some size.
+_WARM_SIZES = (1, 64)
+
+
+class Model:
+    """One loaded model."""
+
+    def __init__(self, name: str, path: Path, device: Device, threads: int) -> None:
+        self.name = name
+        self._device = device
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        # Threads that spin after a run would take the cores from the daemon and from the other devices.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        content = path.read_bytes()
+        self._session = onnxruntime.InferenceSession(content, options, providers=[device.provider])
+        if self._session.get_providers()[0] != device.provider[0]:
+            raise RuntimeError(f"model {name}: it would run on {self._session.get_providers()[0]}")
+        self.signature = pb.ModelSignature(
+            name=name,
+            version=path.parent.name,
+            digest=hashlib.sha256(content).digest(),
+            inputs=[_signature(name, node) for node in self._session.get_inputs()],
+            outputs=[_signature(name, node) for node in self._session.get_outputs()],
+        )
+        self.output_names = [tensor.name for tensor in self.signature.outputs]
+        self._inputs = [(tensor, from_number(tensor.dtype)) for tensor in self.signature.inputs]
+
+    def arrange(self, inputs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        """Arrays by input name, from pairs with a name or, for those without one, by position.
+
+        Raises InvalidInput for a missing, extra or unknown input, a wrong dtype, or a shape that does not fit."""
+        names = [tensor.name for tensor, _ in self._inputs]
+        feed: dict[str, Any] = {}
+        for position, (name, array) in enumerate(inputs):
+            key = name or (names[position] if position < len(names) else f"number {position + 1}")
+            if key not in names or key in feed:
+                raise errors.InvalidInput(
+                    field=f"model {self.name!r}", limit=f"the inputs {', '.join(names)}", given=f"an input {key}"
+                )
+            feed[key] = array
+        sizes: dict[str, int] = {}
+        for tensor, dtype in self._inputs:
+            if tensor.name not in feed:
+                raise errors.InvalidInput(
+                    field=f"model {self.name!r}", limit=f"the inputs {', '.join(names)}", given=f"no {tensor.name}"
+                )
+            if not _fits(tensor, dtype, feed[tensor.name], sizes):
+                given = feed[tensor.name]
+                raise errors.InvalidInput(
+                    field=f"model {self.name!r}, input {tensor.name!r}",
+                    limit=f"{dtype}[{', '.join(map(_size_text, tensor.shape))}]",
+                    given=f"{given.dtype}[{', '.join(map(str, given.shape))}]",
+                )
+        return feed
+
+    def run(self, feed: dict[str, Any]) -> list[Any]:
+        """The outputs in the model's order, as arrays of the device."""
+        if self._device.place == "cpu":
+            return list(self._session.run(self.output_names, feed))
+        return self._run_bound(feed)
+
+    def _run_bound(self, feed: dict[str, Any]) -> list[Any]:
+        """Inputs and outputs stay on the device: ONNX Runtime reads and leaves tensors at device addresses."""
+        device, binding = self._device, self._session.io_binding()
+        held = []
+        for name, array in feed.items():
+            array = device.xp.asarray(array, copy=None)
+            if not array.flags.c_contiguous:
+                array = array.copy()
+            held.append(array)
+            binding.bind_input(name, device.place, 0, array.dtype.type, array.shape, device.pointer(array))
+        for name in self.output_names:
+            binding.bind_output(name, device.place, 0)
+        self._session.run_with_iobinding(binding)
+        outputs = zip(self.signature.outputs, binding.get_outputs(), strict=True)
+        return [_wrapped(device, from_number(tensor.dtype), value) for tensor, value in outputs]
+
+    def warm(self) -> None:
+        """Runs once on zeros, so that the first caller does not pay for kernels and memory."""
+        for size in _WARM_SIZES:
+            try:
+                self.run({t.name: self._device.upload(_zeros(t, dtype, size)) for t, dtype in self._inputs})
+                return
+            except Exception as error:  # what a model demands of its sizes is known to the model alone
+                logger.info("model %s does not run on sizes of %d: %s", self.name, size, error)
+        logger.warning("model %s could not be warmed up: its first call will be slow", self.name)
+
+
+def _wrapped(device: Device, dtype: np.dtype[Any] | None, value: Any) -> Any:
+    assert dtype is not None
+    shape = tuple(value.shape())
+    if math.prod(shape) == 0:
+        return device.xp.empty(shape, dtype=dtype)
+    return device.wrap(value.data_ptr(), dtype, shape, value)
+
+
+def _signature(model: str, node: Any) -> pb.TensorSignature:
+    match = re.fullmatch(r"tensor\((\w+)\)", node.type)
+    name = match.group(1) if match else ""
+    try:
+        number = number_of(np.dtype(_TYPES.get(name, name))) if name else None
+    except TypeError:
+        number = None
+    if number is None:
+        raise ValueError(f"model {model}: {node.name} is a {node.type}, which is not supported")
+    tensor = pb.TensorSignature(name=node.name, dtype=number)  # type: ignore[arg-type]  # an enum's number
+    for size in node.shape:
+        if isinstance(size, int):
+            tensor.shape.add(fixed=size)
+        else:
+            tensor.shape.add(symbol=size) if size else tensor.shape.add()
+    return tensor
+
+
+def _size_text(size: pb.Size) -> str:
+    return str(size.fixed) if size.WhichOneof("value") == "fixed" else size.symbol or "?"
+
+
+def _fits(tensor: pb.TensorSignature, dtype: np.dtype[Any] | None, array: Any, sizes: dict[str, int]) -> bool:
+    if array.dtype != dtype or len(array.shape) != len(tensor.shape):
+        return False
+    for wanted, size in zip(tensor.shape, array.shape, strict=True):
+        kind = wanted.WhichOneof("value")
+        if kind == "fixed" and size != wanted.fixed:
+            return False
+        if kind == "symbol" and sizes.setdefault(wanted.symbol, size) != size:
+            return False
+    return True
+
+
+def _zeros(tensor: pb.TensorSignature, dtype: np.dtype[Any] | None, size: int) -> np.ndarray[Any, Any]:
+    return np.zeros([s.fixed if s.WhichOneof("value") == "fixed" else size for s in tensor.shape], dtype)
+
+
+def load(repository: Path | None, device: Device, threads: int) -> dict[str, Model]:
+    """The models of a repository, warm. Raises ValueError or RuntimeError naming the model that cannot be served."""
+    models: dict[str, Model] = {}
+    for folder in sorted(repository.iterdir()) if repository else []:
+        versions = sorted((v for v in folder.iterdir() if v.name.isdigit()), key=lambda v: int(v.name))
+        if not versions or not (versions[-1] / "model.onnx").is_file():
+            raise ValueError(f"{folder}: no <version>/model.onnx in it")
+        try:
+            models[folder.name] = Model(folder.name, versions[-1] / "model.onnx", device, threads)
+        except Exception as error:
+            raise RuntimeError(f"model {folder.name}: {error}") from error
+        models[folder.name].warm()
+    return models
+
+
+def catalog(models: dict[str, Model]) -> pb.Catalog:
+    """The signatures, with a digest that changes when one of them does."""
+    made = pb.Catalog(models=[model.signature for model in models.values()])
+    made.digest = hashlib.sha256(made.SerializeToString(deterministic=True)).digest()[:16]
+    return made

@@ -1,0 +1,73 @@
+# SPDX-FileCopyrightText: 2026 The remotegpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""`remotegpu-server`: the command line of the daemon."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from remotegpu import errors
+from remotegpu._version import __version__
+
+from . import settings as server_settings
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="remotegpu-server",
+        description="Shares the GPUs of this machine: array programs and ONNX models, one round trip each.",
+        epilog="Each option may also be given as REMOTEGPU_SERVER_LISTEN, _GPUS, _MODELS, _SLOTS, _ARENA, _INSECURE=1.",
+    )
+    parser.add_argument("--gpus", help='which devices: "0", "0,1", "all", "cpu", "cpu:4" (default: all GPUs, else cpu)')
+    parser.add_argument("--listen", metavar="HOST:PORT", help=f"default {server_settings.DEFAULT_LISTEN}; port 0: any")
+    parser.add_argument("--insecure", action="store_true", help="allow other addresses than loopback without TLS")
+    parser.add_argument("--models", metavar="DIR", help="model repository: DIR/<name>/<version>/model.onnx")
+    parser.add_argument("--slots", help=f"leases that may share a device (default {server_settings.DEFAULT_SLOTS})")
+    parser.add_argument("--arena", metavar="SIZE", help="shared memory per device and direction (default 256MiB)")
+    parser.add_argument("--version", action="version", version=f"remotegpu-server {__version__}")
+    parser.add_argument("--stop-at-end-of-input", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the server. Exit codes: 0 stopped, 2 it cannot start as asked."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(format="remotegpu-server: %(message)s", level=logging.WARNING)
+    # Workers are exec'd from this process; gRPC's fork handlers would only get in their way.
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+    try:
+        settings = server_settings.resolve(vars(options), os.environ)
+        _serve(settings, options.stop_at_end_of_input)
+    except errors.ConfigurationError as error:
+        print(f"remotegpu-server: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _serve(settings: server_settings.Settings, stop_at_end_of_input: bool) -> None:
+    try:
+        from .devices import nvml, selection
+        from .process import forbid_dumps, usable_memory
+    except ModuleNotFoundError as error:
+        raise errors.ConfigurationError(
+            setting="installation", why=f"{error.name} is missing: pip install 'remotegpu[cpu]' or 'remotegpu[cuda]'"
+        ) from error
+    from . import daemon
+
+    memory = usable_memory()
+    # Half of the memory is for the arrays of CPU devices; an eighth, at most, for the arenas of all devices.
+    selected = selection.select(settings.gpus, nvml.gpus, memory // 2)
+    selection.check_packages(selected.devices)
+    limit = memory // 8 // (2 * len(selected.devices))
+    if selected.remark:
+        print(f"remotegpu-server: {selected.remark}", file=sys.stderr)
+    if settings.arena_size > limit:
+        print(f"remotegpu-server: arenas of {limit >> 20} MiB, an eighth of the memory in all", file=sys.stderr)
+        settings = dataclasses.replace(settings, arena_size=limit)
+    forbid_dumps()
+    daemon.run(settings, selected.devices, stop_at_end_of_input=stop_at_end_of_input)

@@ -1,0 +1,153 @@
+# SPDX-FileCopyrightText: 2026 The remotegpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""The composition root: devices, workers, scheduler, gateway, signals. Nothing is decided here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+import grpc
+import grpc.aio
+
+from remotegpu import errors
+from remotegpu.v1 import compute_pb2
+from remotegpu_server import scheduler
+from remotegpu_server.gateway.call import Gate
+from remotegpu_server.gateway.leases import Leases
+from remotegpu_server.gateway.service import MESSAGE_LIMIT, Gateway
+from remotegpu_server.supervisor.worker import DeviceSpec, DeviceWorker, WorkerOptions
+
+from .settings import Settings
+
+logger = logging.getLogger("remotegpu.daemon")
+
+# How long calls in flight may go on after SIGTERM. Seconds.
+DRAIN = 10.0
+# Calls under way at once; with MESSAGE_LIMIT it bounds what unary messages can take: 4 GiB.
+CALL_LIMIT = 1024
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MESSAGE_LIMIT),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.so_reuseport", 0),
+    # A first picture must not wait for window updates: HTTP/2 starts with 64 KiB.
+    ("grpc.http2.lookahead_bytes", MESSAGE_LIMIT),
+    # Clients that ping while a call is quiet are not sent away (gRPC's default allows one ping in 5 minutes).
+    ("grpc.http2.min_ping_interval_without_data_ms", 5000),
+)
+
+
+class Daemon:
+    """One running server."""
+
+    def __init__(self, settings: Settings, devices: Sequence[DeviceSpec]) -> None:
+        self._settings = settings
+        cores = len(os.sched_getaffinity(0))
+        options = WorkerOptions(
+            models=str(settings.models) if settings.models else None,
+            arena_size=settings.arena_size,
+            threads=max(1, cores // len(devices)),
+        )
+        self._workers = [DeviceWorker(spec, options, self) for spec in devices]
+        self._warm: set[int] = set()
+        self._catalog = compute_pb2.Catalog()
+        self._gate: Gate | None = None
+        self._all_warm: asyncio.Future[None] | None = None
+
+    # What the supervisor tells (`supervisor.worker.Listener`).
+
+    def worker_ready(self, worker: DeviceWorker, catalog: bytes) -> None:
+        self._catalog.ParseFromString(catalog)
+        self._warm.add(worker.spec.index)
+        if self._gate is not None:
+            self._gate.leases.device_ready(worker.spec.index)
+        elif self._all_warm is not None and len(self._warm) == len(self._workers) and not self._all_warm.done():
+            self._all_warm.set_result(None)
+
+    def worker_lost(self, worker: DeviceWorker) -> None:
+        if self._gate is not None:
+            self._gate.leases.device_lost(worker.spec.index)
+        else:
+            self._fail_start(f"the worker of device {worker.spec.index} died while it started")
+
+    def worker_failed(self, worker: DeviceWorker, why: str) -> None:
+        if self._gate is None:
+            self._fail_start(f"device {worker.spec.index} ({worker.spec.name}): {why}")
+
+    def lease_dropped(self, worker: DeviceWorker, lease: int) -> None:
+        if self._gate is not None:
+            self._gate.leases.released(lease, worker.spec.index)
+
+    def _fail_start(self, why: str) -> None:
+        if self._all_warm is not None and not self._all_warm.done():
+            self._all_warm.set_exception(errors.ConfigurationError(setting="start", why=why))
+
+    async def run(self, announce: Callable[[int, Sequence[DeviceWorker]], None], stop: asyncio.Event) -> None:
+        """Serves until `stop`. `announce` gets the port when every device is warm and the port is open.
+
+        Raises ConfigurationError when a worker cannot start or the port cannot be had."""
+        self._all_warm = asyncio.get_running_loop().create_future()
+        try:
+            for worker in self._workers:
+                worker.start()
+            await self._all_warm
+            server, port = await self._serve()
+            announce(port, self._workers)
+            await stop.wait()
+            await self._drain(server)
+        finally:
+            for worker in self._workers:
+                worker.stop()
+
+    async def _serve(self) -> tuple[grpc.aio.Server, int]:
+        devices = [
+            scheduler.Device(w.spec.index, w.spec.name, w.spec.uuid, w.memory, self._settings.slots)
+            for w in self._workers
+        ]
+        leases = Leases(devices, self._workers)
+        self._gate = Gate(leases, self._workers, self._settings.arena_size, self._catalog)
+        server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=CALL_LIMIT)
+        server.add_generic_rpc_handlers(tuple(Gateway(self._gate).handlers()))
+        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
+        address = f"{host}:{self._settings.port}"
+        try:
+            port = server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise errors.ConfigurationError(
+                setting="--listen", why=f"{address} cannot be had; is another server there?"
+            ) from error
+        await server.start()
+        return server, port
+
+    async def _drain(self, server: grpc.aio.Server) -> None:
+        assert self._gate is not None
+        self._gate.draining = True
+        self._gate.leases.refuse_waiters(errors.Unavailable(why="it is draining before a stop"))
+        logger.info("draining: %d calls under way", self._gate.calls_running)
+        await server.stop(DRAIN)
+
+
+def run(settings: Settings, devices: Sequence[DeviceSpec], *, stop_at_end_of_input: bool) -> None:
+    """Runs a daemon in this process until SIGTERM or SIGINT (or the end of standard input).
+
+    Raises ConfigurationError."""
+
+    async def main() -> None:
+        stop, loop = asyncio.Event(), asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        if stop_at_end_of_input:
+            loop.add_reader(sys.stdin.fileno(), lambda: None if os.read(sys.stdin.fileno(), 4096) else stop.set())
+        await Daemon(settings, devices).run(lambda port, workers: _announce(settings, port, workers), stop)
+
+    asyncio.run(main())
+
+
+def _announce(settings: Settings, port: int, workers: Sequence[DeviceWorker]) -> None:
+    names = ", ".join(f"{worker.spec.index}: {worker.spec.name}" for worker in workers)
+    sys.stdout.write(f"remotegpu-server ready on {settings.host}:{port}, devices {names}\n")
+    sys.stdout.flush()

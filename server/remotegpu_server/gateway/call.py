@@ -1,0 +1,206 @@
+# SPDX-FileCopyrightText: 2026 The remotegpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""The life of one call: place, slab, body, worker, reply. Every exit gives back what was taken.
+
+The daemon reads a call's header only. Program and body go into the slab as they came; the worker parses and checks
+them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from remotegpu import errors, wire
+from remotegpu.v1 import compute_pb2 as pb
+from remotegpu.v1 import lease_pb2
+from remotegpu_server import records, scheduler
+from remotegpu_server.supervisor.life import Life, Reply, Slab
+from remotegpu_server.supervisor.worker import DeviceWorker
+
+from .leases import TENANT, Held, Leases
+
+DEFAULT_DEADLINE = 60.0
+DEADLINE_LIMIT = 3600.0
+IDLE_TTL = 30.0
+TTL_LIMIT = 86_400.0
+
+# Writes the body into its place in the slab.
+Fill = Callable[[memoryview], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Gate:
+    """What calls pass through: the leases, the workers, and whether the server still takes calls."""
+
+    leases: Leases
+    workers: list[DeviceWorker]
+    arena_size: int
+    catalog: pb.Catalog = field(default_factory=pb.Catalog)
+    draining: bool = False
+    calls_running: int = 0
+
+
+@dataclass(slots=True)
+class Answer:
+    """A finished call: the header to send, and the reply whose slab the sender closes."""
+
+    header: pb.RunReplyHeader
+    reply: Reply
+
+
+def milliseconds(value: int, default: float, limit: float, what: str) -> float:
+    """Milliseconds from the wire in seconds; 0 stands for the default. Raises InvalidInput above the limit."""
+    seconds = value / 1000 or default
+    if seconds > limit:
+        raise errors.InvalidInput(field=what, limit=f"at most {limit:g} s", given=f"{seconds:g} s")
+    return seconds
+
+
+def scheduler_request(alloc: lease_pb2.AllocRequest) -> scheduler.Request:
+    """What the scheduler needs of a request. Raises InvalidInput for a TTL above the limit."""
+    return scheduler.Request(
+        tenant=TENANT,
+        gpus=alloc.gpus,
+        memory=alloc.memory,
+        exclusive=alloc.exclusive,
+        idle_ttl=milliseconds(alloc.idle_ttl_ms, IDLE_TTL, TTL_LIMIT, "idle_ttl_ms"),
+        hard_ttl=milliseconds(alloc.hard_ttl_ms, 0, TTL_LIMIT, "hard_ttl_ms") or None,
+    )
+
+
+def grant_message(held: Held, workers: list[DeviceWorker]) -> lease_pb2.LeaseGrant:
+    """A granted lease as it travels."""
+    grant = lease_pb2.LeaseGrant(lease=held.key, idle_ttl_ms=round(held.request.idle_ttl * 1000))
+    for index in held.devices:
+        worker = workers[index]
+        grant.devices.add(index=index, name=worker.spec.name, uuid=worker.spec.uuid, epoch=worker.epoch)
+    return grant
+
+
+class Call:
+    """One program on its way."""
+
+    def __init__(self, gate: Gate, header: pb.RunHeader, program: memoryview) -> None:
+        """Raises InvalidInput or Unavailable for what can be refused from the header alone."""
+        self._arrived = time.monotonic_ns()
+        self._gate = gate
+        self._header = header
+        self._program = program
+        self._body_start = wire.aligned(len(program))
+        self._size = self._body_start + header.body_size
+        self.deadline = milliseconds(header.deadline_ms, DEFAULT_DEADLINE, DEADLINE_LIMIT, "deadline_ms")
+        if gate.draining:
+            raise errors.Unavailable(why="it is draining before a stop")
+        if not program:
+            raise errors.ProtocolError(what="a call without a program")
+        if self._size > gate.arena_size:
+            raise errors.InvalidInput(
+                field="request size", limit=f"at most {gate.arena_size} bytes in one call", given=f"{self._size} bytes"
+            )
+        self._lease_ns = 0
+        self._upload_ns = 0
+
+    async def run(self, fill: Fill) -> Answer:
+        """Raises any error of the tree; DeadlineExceeded after `deadline` seconds."""
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + self.deadline
+        self._gate.calls_running += 1
+        try:
+            async with asyncio.timeout_at(ends):
+                return await self._with_lease(fill, ends)
+        except TimeoutError:
+            raise errors.DeadlineExceeded(deadline=self.deadline) from None
+        finally:
+            self._gate.calls_running -= 1
+
+    async def _with_lease(self, fill: Fill, ends: float) -> Answer:
+        leases, kind = self._gate.leases, self._header.WhichOneof("place")
+        if kind == "lease":
+            held = leases.begin_call(self._header.lease)
+        else:
+            held = await self._allocate(kind)
+            leases.begin_call(held.key)
+        self._lease_ns = time.monotonic_ns() - self._arrived
+        ours, done = kind != "lease", False
+        try:
+            answer = await self._on_device(held, fill, ends)
+            done = True
+        finally:
+            leases.end_call(held)
+            # A lease that this call allocated and whose caller hears only of a failure would be nobody's.
+            if kind is None or (self._header.finish and done) or (ours and not done):
+                leases.dealloc(held.key)
+        if ours and kind and not self._header.finish:
+            answer.header.lease.CopyFrom(grant_message(held, self._gate.workers))
+        return answer
+
+    async def _allocate(self, kind: str | None) -> Held:
+        if kind is None:
+            return await self._gate.leases.alloc(scheduler.Request(TENANT), self.deadline)
+        alloc = self._header.alloc
+        return await self._gate.leases.alloc(scheduler_request(alloc), alloc.timeout_ms / 1000)
+
+    async def _on_device(self, held: Held, fill: Fill, ends: float) -> Answer:
+        if self._header.device >= len(held.devices):
+            raise errors.InvalidInput(
+                field="device", limit=f"0 to {len(held.devices) - 1} in this lease", given=str(self._header.device)
+            )
+        worker = self._gate.workers[held.devices[self._header.device]]
+        life = await worker.life()
+        try:
+            slab = await self._filled(life, fill)
+            held.touched.add(worker.spec.index)
+            submitted = time.monotonic_ns()
+            reply = await life.submit(slab, self._run_record(held, slab), ends)
+        except ConnectionResetError:
+            raise worker.lost("its worker died during the call") from None
+        if self._frees(held):
+            held.touched.discard(worker.spec.index)
+        if reply.done.failed:
+            failure = wire.error_from(reply.result)
+            reply.close()
+            raise failure
+        return Answer(self._reply_header(reply.done, submitted), reply)
+
+    def _frees(self, held: Held) -> bool:
+        return self._header.finish or self._header.WhichOneof("place") is None
+
+    def _run_record(self, held: Held, slab: Slab) -> records.Run:
+        return records.Run(
+            call=0,
+            offset=slab.offset,
+            program_size=len(self._program),
+            body_size=self._header.body_size,
+            lease=held.number,
+            memory_limit=held.request.memory,
+            finish=int(self._frees(held)),
+        )
+
+    async def _filled(self, life: Life, fill: Fill) -> Slab:
+        slab = await life.allocate(self._size)
+        start = time.monotonic_ns()
+        try:
+            slab.view[: len(self._program)] = self._program
+            await fill(slab.view[self._body_start :])
+        except BaseException:
+            if life.alive:
+                slab.free()
+            raise
+        self._upload_ns = time.monotonic_ns() - start
+        return slab
+
+    def _reply_header(self, done: records.Done, submitted: int) -> pb.RunReplyHeader:
+        header = pb.RunReplyHeader(body_size=done.body_size)
+        timing = header.timing
+        timing.queue_ns = self._lease_ns + max(done.started_ns - submitted, 0)
+        timing.upload_ns = self._upload_ns
+        timing.h2d_ns = done.h2d_ns
+        timing.compute_ns = done.compute_ns
+        timing.d2h_ns = done.d2h_ns
+        timing.total_ns = time.monotonic_ns() - self._arrived
+        if self._header.catalog != self._gate.catalog.digest:
+            header.catalog.CopyFrom(self._gate.catalog)
+        return header

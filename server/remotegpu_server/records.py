@@ -1,0 +1,111 @@
+# SPDX-FileCopyrightText: 2026 The remotegpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the daemon and a worker say to each other: one fixed record per packet of a Unix SEQPACKET socket.
+
+Everything of variable size lies in the arenas; a record only points there. Both ends are the same build, started by
+each other, so the layout needs no versions.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+PACKET_LIMIT = 256
+
+
+class Run(NamedTuple):
+    """Daemon to worker: run a program. The slab holds the program's bytes, then (aligned) its body."""
+
+    call: int
+    offset: int
+    program_size: int
+    body_size: int
+    # The lease whose handles the program may use.
+    lease: int
+    # Bytes that the lease declared on this device; 0: undeclared.
+    memory_limit: int
+    # Free what the lease holds when the program has run.
+    finish: int
+
+
+class Drop(NamedTuple):
+    """Daemon to worker: the lease has ended, free what it holds. Answered by Dropped."""
+
+    lease: int
+
+
+class ReleaseReply(NamedTuple):
+    """Daemon to worker: the reply slab at that offset was read."""
+
+    offset: int
+
+
+class Ready(NamedTuple):
+    """Worker to daemon: warm. The reply slab holds the `remotegpu.v1.Catalog` of the models."""
+
+    offset: int
+    catalog_size: int
+    # Bytes of device memory left for leases.
+    memory: int
+
+
+class Done(NamedTuple):
+    """Worker to daemon: a program has ended. The reply slab holds the `remotegpu.v1.Result` (or ErrorDetail), then
+    (aligned) the body. Times in nanoseconds; `started_ns` on CLOCK_MONOTONIC."""
+
+    call: int
+    failed: int
+    offset: int
+    result_size: int
+    body_size: int
+    started_ns: int
+    h2d_ns: int
+    compute_ns: int
+    d2h_ns: int
+    # Bytes that all handles hold on the device now.
+    memory_held: int
+
+
+class Dropped(NamedTuple):
+    """Worker to daemon: nothing of that lease is left on the device."""
+
+    lease: int
+    memory_held: int
+
+
+class Failed(NamedTuple):
+    """Worker to daemon: it cannot start. The reply slab holds the reason as UTF-8 text."""
+
+    offset: int
+    size: int
+
+
+Record = Run | Drop | ReleaseReply | Ready | Done | Dropped | Failed
+# A packet is the number of the kind and the fields in this layout.
+_LAYOUTS: dict[type[Record], struct.Struct] = {
+    Run: struct.Struct("<BQQQQQQB"),
+    Drop: struct.Struct("<BQ"),
+    ReleaseReply: struct.Struct("<BQ"),
+    Ready: struct.Struct("<BQQQ"),
+    Done: struct.Struct("<BQBQQQQQQQQ"),
+    Dropped: struct.Struct("<BQQ"),
+    Failed: struct.Struct("<BQQ"),
+}
+_NUMBERS = {cls: number for number, cls in enumerate(_LAYOUTS)}
+_KINDS = tuple(_LAYOUTS.items())
+
+
+def pack(record: Record) -> bytes:
+    """The packet of a record."""
+    cls = type(record)
+    return _LAYOUTS[cls].pack(_NUMBERS[cls], *record)
+
+
+def unpack(packet: bytes) -> Record:
+    """The record of a packet. Raises ValueError for anything else."""
+    if packet and packet[0] < len(_KINDS):
+        cls, layout = _KINDS[packet[0]]
+        if len(packet) == layout.size:
+            return cls(*layout.unpack(packet)[1:])
+    raise ValueError(f"not a record: {packet[:32]!r}")

@@ -1,0 +1,155 @@
+# SPDX-FileCopyrightText: 2026 The remotegpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""A worker: one process, one device, one program at a time.
+
+    python -m remotegpu_server.worker SETTINGS
+
+where SETTINGS is JSON (`WorkerSettings`), written by the supervisor. Descriptors of the socket and of the two arenas
+are inherited. The process ends when the socket does, and the kernel kills it when the daemon dies.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import socket
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from remotegpu import errors, wire
+from remotegpu.v1 import program_pb2 as pb
+from remotegpu_server import records
+from remotegpu_server.process import die_with_parent, forbid_dumps
+from remotegpu_server.slabs import Arena
+
+logger = logging.getLogger("remotegpu.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What a worker must know. Sizes in bytes."""
+
+    index: int
+    epoch: int
+    parent: int
+    # "cpu", or "cuda" with CUDA_VISIBLE_DEVICES set to the one GPU.
+    kind: str
+    memory: int
+    threads: int
+    models: str | None
+    socket: int
+    request_arena: int
+    reply_arena: int
+    arena_size: int
+
+    def to_json(self) -> str:
+        """For the command line."""
+        return json.dumps(asdict(self))
+
+
+class Worker:
+    """The loop. Heavy libraries are imported in `start`, after the process has tied its life to the daemon's."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._socket = socket.socket(fileno=settings.socket)
+        self._requests = Arena(settings.request_arena, settings.arena_size)
+        self._replies_arena = Arena(settings.reply_arena, settings.arena_size)
+
+    def start(self) -> None:
+        """Makes the device and its models warm and says so. Anything that prevents that is told to the daemon."""
+        from remotegpu_server.backends import models
+
+        from .executor import Executor
+        from .replies import Replies
+
+        try:
+            device = _device(self._settings)
+            device.adopt_arena(self._requests.view)
+            device.adopt_arena(self._replies_arena.view)
+            repository = Path(self._settings.models) if self._settings.models else None
+            loaded = models.load(repository, device, self._settings.threads)
+        except Exception as error:
+            logger.exception("the worker cannot start")
+            self._refuse(f"{type(error).__name__}: {error}")
+            raise SystemExit(1) from error
+        self._executor = Executor(device, loaded, self._settings.index, self._settings.epoch)
+        self._replies = Replies(self._replies_arena, device, self._send, self._executor.memory.held)
+        catalog = models.catalog(loaded).SerializeToString()
+        self._send(records.Ready(self._replies.put(catalog), len(catalog), device.free_memory()))
+
+    def serve(self) -> None:
+        """Handles records until the daemon closes the socket."""
+        while packet := self._socket.recv(records.PACKET_LIMIT):
+            match records.unpack(packet):
+                case records.Run() as run:
+                    self._run(run)
+                case records.ReleaseReply(offset=offset):
+                    self._replies.release(offset)
+                case records.Drop(lease=lease):
+                    self._executor.drop(lease)
+                    self._send(records.Dropped(lease, self._executor.memory.held()))
+                case other:
+                    raise ValueError(f"a record that the daemon does not send: {other}")
+
+    def _run(self, run: records.Run) -> None:
+        from .executor import Request
+        from .replies import Finished
+
+        started = time.monotonic_ns()
+        try:
+            slab = self._requests.view[run.offset :].toreadonly()
+            body_start = wire.aligned(run.program_size)
+            request = Request(
+                program=wire.parse(pb.Program, slab[: run.program_size]),
+                body=slab[body_start : body_start + run.body_size],
+                lease=run.lease,
+                memory_limit=run.memory_limit,
+            )
+            self._executor.check(request)
+            outcome = self._executor.run(request)
+            if run.finish:
+                self._executor.memory.drop(run.lease)
+            self._replies.succeed(Finished(run.call, started, outcome))
+        except errors.Error as error:
+            self._replies.fail(run.call, started, error)
+        if run.finish:
+            self._executor.drop(run.lease)
+
+    def _send(self, record: records.Record) -> None:
+        self._socket.send(records.pack(record))
+
+    def _refuse(self, why: str) -> None:
+        text = why.encode()[: self._settings.arena_size]
+        self._replies_arena.view[: len(text)] = text
+        self._send(records.Failed(0, len(text)))
+
+
+def _device(settings: WorkerSettings):  # type: ignore[no-untyped-def]  # the type's module is imported only here
+    if settings.kind == "cpu":
+        from remotegpu_server.backends.host import HostDevice
+
+        return HostDevice(settings.memory)
+    from remotegpu_server.backends.cuda import CudaDevice
+
+    return CudaDevice()
+
+
+def main() -> None:
+    """Runs a worker until its daemon is gone."""
+    settings = WorkerSettings(**json.loads(sys.argv[1]))
+    die_with_parent(settings.parent)
+    forbid_dumps()
+    # Ctrl-C at a terminal reaches the whole group; the daemon decides when its workers stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(format=f"worker {settings.index}: %(message)s", level=logging.WARNING)
+    worker = Worker(settings)
+    worker.start()
+    worker.serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+# SPDX-FileCopyrightText: 2026 The remotegpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""Replies of a worker: finished results wait here for room in the reply arena.
+
+The daemon frees reply slabs as callers read them. A slow reader must not stop the worker, so a result that does not fit
+now keeps its arrays on the device and is written when slabs come back; the order between such results is kept.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from remotegpu import errors, wire
+from remotegpu.dtypes import from_number
+from remotegpu_server.backends.device import Device
+from remotegpu_server.records import Done
+from remotegpu_server.slabs import Arena, FreeList
+
+from .executor import Outcome
+
+
+@dataclass(slots=True)
+class Finished:
+    """A call that has run. Times in nanoseconds."""
+
+    call: int
+    started_ns: int
+    outcome: Outcome
+
+
+class Replies:
+    """Writes results into the reply arena and tells the daemon, by `send`."""
+
+    def __init__(self, arena: Arena, device: Device, send: Callable[[Done], None], held: Callable[[], int]) -> None:
+        self._arena = arena
+        self._free = FreeList(arena.size)
+        self._device = device
+        self._send = send
+        self._held = held
+        self._waiting: deque[Finished] = deque()
+
+    def succeed(self, finished: Finished) -> None:
+        """Sends a result, now or when there is room. Raises InvalidInput if it is larger than the whole arena."""
+        size = _lay_out(finished.outcome)
+        if size > self._arena.size:
+            raise errors.InvalidInput(
+                field="result size", limit=f"at most {self._arena.size} bytes in one call", given=f"{size} bytes"
+            )
+        self._waiting.append(finished)
+        self._flush()
+
+    def fail(self, call: int, started_ns: int, error: errors.Error) -> None:
+        """Sends an error. Errors are small; one that finds no room waits like a result would."""
+        finished = Finished(call, started_ns, Outcome(error=wire.error_detail(error)))
+        self._waiting.append(finished)
+        self._flush()
+
+    def put(self, data: bytes) -> int:
+        """Stores bytes outside of any call, at the start of the worker's life."""
+        offset = self._free.allocate(len(data))
+        assert offset is not None, "the arena is empty then"
+        self._arena.view[offset : offset + len(data)] = data
+        return offset
+
+    def release(self, offset: int) -> None:
+        """The daemon has read the slab."""
+        self._free.free(offset)
+        self._flush()
+
+    def _flush(self) -> None:
+        while self._waiting and self._write(self._waiting[0]):
+            self._waiting.popleft()
+
+    def _write(self, finished: Finished) -> bool:
+        outcome = finished.outcome
+        head = outcome.error or outcome.result.SerializeToString()
+        body_start = wire.aligned(len(head))
+        body_size = sum(wire.aligned(value.size) for value, _ in outcome.fetched)
+        offset = self._free.allocate(body_start + body_size)
+        if offset is None:
+            return False
+        slab = self._arena.view[offset : offset + body_start + body_size]
+        slab[: len(head)] = head
+        start = self._device.mark()
+        for value, array in outcome.fetched:
+            where = body_start + value.offset
+            raw = np.frombuffer(slab[where : where + value.size], from_number(value.dtype))
+            self._device.download(array, raw.reshape(tuple(value.shape)))
+        d2h = self._device.elapsed_ns(start, self._device.mark())
+        self._send(
+            Done(
+                call=finished.call,
+                failed=int(outcome.error is not None),
+                offset=offset,
+                result_size=len(head),
+                body_size=body_size,
+                started_ns=finished.started_ns,
+                h2d_ns=outcome.h2d_ns,
+                compute_ns=outcome.compute_ns,
+                d2h_ns=d2h,
+                memory_held=self._held(),
+            )
+        )
+        return True
+
+
+def _lay_out(outcome: Outcome) -> int:
+    """Gives each fetched value its place in the body; returns an upper bound of the slab's size."""
+    offset = 0
+    for value, array in outcome.fetched:
+        value.offset = offset
+        value.size = array.nbytes
+        offset += wire.aligned(array.nbytes)
+    return offset + wire.aligned(outcome.result.ByteSize())

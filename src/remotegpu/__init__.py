@@ -1,0 +1,110 @@
+# SPDX-FileCopyrightText: 2026 The remotegpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""Run array programs and ONNX models on a shared remote GPU: one program, one round trip.
+
+Importing this package loads neither grpc nor numpy; the first use of a name does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from remotegpu._version import __version__
+
+if TYPE_CHECKING:
+    from remotegpu.array import Array
+    from remotegpu.client import Client, Statistics
+    from remotegpu.errors import (
+        Busy,
+        ConfigurationError,
+        ConnectError,
+        ConnectionLost,
+        DeadlineExceeded,
+        Error,
+        Impossible,
+        InvalidInput,
+        LeaseError,
+        LeaseExpired,
+        LeaseLost,
+        LeaseUnknown,
+        ModelNotFound,
+        OutOfMemory,
+        ProtocolError,
+        RemoteError,
+        TransportError,
+        Unavailable,
+    )
+    from remotegpu.lease import Lease
+    from remotegpu.result import Timing
+
+_MODULES = {
+    "Array": "array",
+    "Client": "client",
+    "Statistics": "client",
+    "Lease": "lease",
+    "Timing": "result",
+} | dict.fromkeys(
+    (
+        "Busy",
+        "ConfigurationError",
+        "ConnectError",
+        "ConnectionLost",
+        "DeadlineExceeded",
+        "Error",
+        "Impossible",
+        "InvalidInput",
+        "LeaseError",
+        "LeaseExpired",
+        "LeaseLost",
+        "LeaseUnknown",
+        "ModelNotFound",
+        "OutOfMemory",
+        "ProtocolError",
+        "RemoteError",
+        "TransportError",
+        "Unavailable",
+    ),
+    "errors",
+)
+
+__all__ = [
+    "Array",
+    "Busy",
+    "Client",
+    "ConfigurationError",
+    "ConnectError",
+    "ConnectionLost",
+    "DeadlineExceeded",
+    "Error",
+    "Impossible",
+    "InvalidInput",
+    "Lease",
+    "LeaseError",
+    "LeaseExpired",
+    "LeaseLost",
+    "LeaseUnknown",
+    "ModelNotFound",
+    "OutOfMemory",
+    "ProtocolError",
+    "RemoteError",
+    "Statistics",
+    "Timing",
+    "TransportError",
+    "Unavailable",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> object:
+    module = _MODULES.get(name)
+    if module is None:
+        raise AttributeError(f"module 'remotegpu' has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(f"remotegpu.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

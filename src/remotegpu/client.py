@@ -1,0 +1,233 @@
+# SPDX-FileCopyrightText: 2026 The remotegpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""The client: one server, its leases, and calls without a lease."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from remotegpu import errors, graph, program, wire
+from remotegpu.config import parse_url, url_from
+from remotegpu.lease import Lease, Reservation
+from remotegpu.local import LocalServer
+from remotegpu.model import Catalog, ModelSignature
+from remotegpu.result import Reply, receive
+from remotegpu.transport import Transport
+from remotegpu.v1 import compute_pb2, lease_pb2, scheduler_pb2
+
+# For calls that are not given a timeout. Seconds.
+DEFAULT_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What a client has done so far. Bytes of messages, without the transport's own framing."""
+
+    round_trips: int
+    connections: int
+    bytes_sent: int
+    bytes_received: int
+
+
+class Client:
+    """A server that lends GPUs. Making one does no work: the first call connects. Safe to use from many threads.
+
+    `url`: "grpc://host:port", or "local:" for a server of this process's own, on the CPU where there is no GPU.
+    `timeout`: seconds for calls that are not given one. Raises ConfigurationError for another kind of URL."""
+
+    def __init__(self, url: str, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        self._endpoint = parse_url(url)
+        self._timeout = timeout
+        self._local: LocalServer | None = None
+        self._transport: Transport | None = None if self._endpoint.local else Transport(self._endpoint.target)
+        self.catalog = Catalog()
+
+    @classmethod
+    def from_env(cls, environment: Mapping[str, str] | None = None) -> Client:
+        """The server that REMOTEGPU_URL names. Raises ConfigurationError if it is unset or unusable."""
+        return cls(url_from(os.environ if environment is None else environment))
+
+    def __repr__(self) -> str:
+        return f"<Client {self._endpoint.url}>"
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection, and the server of `local:`. Leases that are still open end by their TTL."""
+        if self._transport is not None:
+            self._transport.close()
+        if self._local is not None:
+            self._local.stop()
+            self._local = self._transport = None
+
+    def statistics(self) -> Statistics:
+        """Round trips, connections and bytes of this client so far."""
+        if self._transport is None:
+            return Statistics(0, 0, 0, 0)
+        counts = self._transport.counts
+        return Statistics(counts.round_trips, counts.connections, counts.bytes_sent, counts.bytes_received)
+
+    # Leases.
+
+    def lease(
+        self,
+        *,
+        gpus: int = 1,
+        memory: int = 0,
+        exclusive: bool = False,
+        timeout: float = 0.0,
+        idle_ttl: float = 30.0,
+        hard_ttl: float | None = None,
+    ) -> Lease:
+        """A lease that rides along with its first program: no round trip of its own. Fields as for `alloc`; what
+        `alloc` would raise, the first `fetch` or `finish` raises."""
+        return Lease(self, Reservation(gpus, memory, exclusive, timeout, idle_ttl, hard_ttl))
+
+    def alloc(
+        self,
+        *,
+        gpus: int = 1,
+        memory: int = 0,
+        exclusive: bool = False,
+        timeout: float = DEFAULT_TIMEOUT,
+        idle_ttl: float = 30.0,
+        hard_ttl: float | None = None,
+    ) -> Lease:
+        """A lease, granted now; waits in the server's queue for at most `timeout` seconds.
+
+        `gpus` devices or none at all; `memory` bytes on each, which is also the limit there; `exclusive`: nobody else
+        on them. It ends `idle_ttl` seconds after the end of its last call, and `hard_ttl` seconds after the grant.
+        One round trip. Raises Busy, Impossible, InvalidInput or a TransportError."""
+        return self._alloc(Reservation(gpus, memory, exclusive, timeout, idle_ttl, hard_ttl))
+
+    def alloc_nowait(
+        self,
+        *,
+        gpus: int = 1,
+        memory: int = 0,
+        exclusive: bool = False,
+        idle_ttl: float = 30.0,
+        hard_ttl: float | None = None,
+    ) -> Lease:
+        """As `alloc`, but answered at once: raises Busy when the devices are not free now."""
+        return self._alloc(Reservation(gpus, memory, exclusive, 0.0, idle_ttl, hard_ttl))
+
+    def _alloc(self, reservation: Reservation) -> Lease:
+        request = reservation.message().SerializeToString()
+        answer = self._connected().unary("Scheduler/Alloc", request, reservation.timeout + self._timeout)
+        return Lease(self, reservation, wire.parse(lease_pb2.LeaseGrant, answer))
+
+    def dealloc(self, lease: str, *, timeout: float | None = None, tolerant: bool = False) -> bool:
+        """Ends a lease by its id; False if it had ended already. One round trip; `timeout` in seconds.
+
+        Raises LeaseUnknown or a TransportError; if `tolerant`, neither: the server's TTL ends the lease then."""
+        request = scheduler_pb2.DeallocRequest(lease=lease).SerializeToString()
+        try:
+            answer = self._connected().unary("Scheduler/Dealloc", request, timeout or self._timeout)
+        except (errors.TransportError, errors.LeaseUnknown):
+            if tolerant:
+                return False
+            raise
+        return wire.parse(scheduler_pb2.DeallocReply, answer).ended_now
+
+    # Without a lease.
+
+    def model(self, name: str) -> OneCallModel:
+        """A model that is called without a lease: each call takes a shared slot for itself."""
+        return OneCallModel(self, name)
+
+    def models(self) -> tuple[ModelSignature, ...]:
+        """The models that the server serves. One round trip."""
+        request = compute_pb2.ModelsRequest().SerializeToString()
+        answer = self._connected().unary("Compute/Models", request, self._timeout)
+        self.catalog.update(wire.parse(compute_pb2.Catalog, answer))
+        return tuple(self.catalog.models.values())
+
+    def top(self) -> scheduler_pb2.Snapshot:
+        """Devices, leases and queue as they are now (`remotegpu.v1.Snapshot`). One round trip."""
+        request = scheduler_pb2.TopRequest().SerializeToString()
+        return wire.parse(scheduler_pb2.Snapshot, self._connected().unary("Scheduler/Top", request, self._timeout))
+
+    # Calls.
+
+    def _connected(self) -> Transport:
+        if self._transport is None:
+            self._local = LocalServer()
+            self._transport = Transport(f"127.0.0.1:{self._local.port}")
+        return self._transport
+
+    def run(self, plan: graph.Plan, header: compute_pb2.RunHeader, timeout: float | None) -> Reply:
+        """Sends one program: the mechanism under `Lease.fetch`. Raises any error of the tree."""
+        seconds = self._timeout if timeout is None else timeout
+        encoded, body = program.encode(plan)
+        header.body_size = body.size
+        header.deadline_ms = max(round(seconds * 1000), 1)
+        header.catalog = self.catalog.digest
+        head, middle = header.SerializeToString(), encoded.SerializeToString()
+        started = time.perf_counter()
+        small = body.size + len(middle) <= wire.INLINE_LIMIT
+        transport = self._connected()
+        messages: Iterator[bytes]
+        if small and _result_size(plan) <= wire.INLINE_LIMIT:
+            request = wire.join(head, middle, body.parts, body.size)
+            messages = iter((transport.unary("Compute/Run", request, seconds),))
+        else:
+            limit = wire.INLINE_LIMIT if small else wire.CHUNK
+            requests = wire.messages(head, middle, body.parts, limit)
+            messages = transport.stream("Compute/RunStream", requests, small, seconds)
+        reply = receive(messages, started)
+        if reply.header.HasField("catalog"):
+            self.catalog.update(reply.header.catalog)
+        return reply
+
+
+def _result_size(plan: graph.Plan) -> float:
+    """Bytes that will come home, or infinity if that is not known."""
+    return sum(_size(meta) for output in plan.outputs if output.fetch for meta in plan.metas(output))
+
+
+def _size(meta: graph.Meta) -> float:
+    if meta.dtype is None or meta.shape is None:
+        return math.inf
+    sizes = [size.size if isinstance(size, graph.Dim) else size for size in meta.shape]
+    return math.inf if None in sizes else meta.dtype.itemsize * math.prod(size or 0 for size in sizes)
+
+
+class OneCallModel:
+    """A model without a lease: the call takes a shared slot of any device for as long as it runs."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self.name = name
+        self._client = client
+
+    def __repr__(self) -> str:
+        return f"<OneCallModel {self.name!r} of {self._client!r}>"
+
+    def __call__(self, *inputs: Any, timeout: float | None = None, **named: Any) -> dict[str, Any]:
+        """The outputs by name, as NumPy arrays, in one round trip. Inputs by position or by name: NumPy arrays or
+        anything `numpy.asarray` takes. Raises any error of the tree."""
+        pairs = [(name, _sent(array)) for name, array in (*(("", array) for array in inputs), *named.items())]
+        signature = self._client.catalog.models.get(self.name)
+        metas = signature.output_metas(pairs) if signature else None
+        plan = graph.plan([graph.ModelCall(self.name, tuple(pairs), metas)], keep=None)
+        outputs: dict[str, Any] = self._client.run(plan, compute_pb2.RunHeader(), timeout).results(plan, [])[0]
+        return outputs
+
+
+def _sent(array: Any) -> graph.Value:
+    host = np.asarray(array, order="C")
+    return graph.Value(graph.Source(host), graph.Meta(host.dtype, host.shape))

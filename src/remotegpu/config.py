@@ -1,0 +1,59 @@
+# SPDX-FileCopyrightText: 2026 The remotegpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""Where the server is: a URL given, or the environment variable REMOTEGPU_URL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from remotegpu import errors
+
+URL_VARIABLE = "REMOTEGPU_URL"
+DEFAULT_PORT = 50051
+_FORMS = "grpc://HOST:PORT, or local: for a server of this process's own"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A parsed URL. `host` is empty for `local:`."""
+
+    url: str
+    host: str
+    port: int
+
+    @property
+    def local(self) -> bool:
+        """Whether the client is to start a server of its own."""
+        return not self.host
+
+    @property
+    def target(self) -> str:
+        """As gRPC writes it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+def parse_url(url: str, setting: str = "url") -> Endpoint:
+    """Raises ConfigurationError that names the setting and the forms that are allowed."""
+    if url == "local:":
+        return Endpoint(url, "", 0)
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or DEFAULT_PORT
+    except ValueError as error:
+        raise errors.ConfigurationError(setting=setting, why=f"{url!r}: {error}; write {_FORMS}") from error
+    if parts.scheme == "grpcs":
+        raise errors.ConfigurationError(setting=setting, why=f"{url!r}: this version has no TLS yet; write {_FORMS}")
+    if parts.scheme != "grpc" or not host or parts.path not in {"", "/"}:
+        raise errors.ConfigurationError(setting=setting, why=f"{url!r} is not a server's address; write {_FORMS}")
+    return Endpoint(url, host, port)
+
+
+def url_from(environment: Mapping[str, str]) -> str:
+    """Raises ConfigurationError that names the variable if it is not set."""
+    url = environment.get(URL_VARIABLE, "")
+    if not url:
+        raise errors.ConfigurationError(setting=URL_VARIABLE, why=f"this environment variable is not set: {_FORMS}")
+    return url

@@ -1,0 +1,244 @@
+# SPDX-FileCopyrightText: 2026 The remotegpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""A reservation, and what is recorded and run under it.
+
+Nothing is sent while arrays are combined. `fetch` sends one program that computes what is wanted, and what it needs of
+what was recorded before; `finish` does the same and gives the lease back in the same round trip.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from remotegpu import errors, graph
+from remotegpu.array import Array
+from remotegpu.model import Model, ModelOutputs, ModelSignature
+from remotegpu.namespace import Namespace
+from remotegpu.result import Timing
+from remotegpu.v1 import compute_pb2, lease_pb2
+
+if TYPE_CHECKING:
+    from remotegpu.client import Client
+
+Fetchable = Array | ModelOutputs
+
+# How long leaving a `with` block waits for the lease's end to be confirmed. Not at all would lose it in a function
+# that is frozen right after; the server's TTL is the second line. Seconds.
+DEALLOC_PATIENCE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class LeasedDevice:
+    """A device of a lease, `index` counting from 0 within the lease."""
+
+    index: int
+    name: str = ""
+    uuid: str = ""
+
+    def __str__(self) -> str:
+        return f"device {self.index}" + (f" ({self.name})" if self.name else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """What a lease asks for: see `Client.alloc` for the fields. Times in seconds, memory in bytes."""
+
+    gpus: int = 1
+    memory: int = 0
+    exclusive: bool = False
+    timeout: float = 0.0
+    idle_ttl: float = 30.0
+    hard_ttl: float | None = None
+
+    def message(self) -> lease_pb2.AllocRequest:
+        """As it travels. Raises InvalidInput for what no server could grant."""
+        limits = {"gpus": (self.gpus, 1), "memory": (self.memory, 0), "timeout": (self.timeout, 0)}
+        for field, (given, least) in limits.items():
+            if given < least:
+                raise errors.InvalidInput(field=field, limit=f"at least {least}", given=str(given))
+        return lease_pb2.AllocRequest(
+            gpus=self.gpus,
+            memory=self.memory,
+            exclusive=self.exclusive,
+            timeout_ms=round(self.timeout * 1000),
+            idle_ttl_ms=max(round(self.idle_ttl * 1000), 1),
+            hard_ttl_ms=0 if self.hard_ttl is None else max(round(self.hard_ttl * 1000), 1),
+        )
+
+
+class DeviceSession:
+    """One device of a lease: where arrays live and programs run. Implements `remotegpu.array.Session`."""
+
+    def __init__(self, lease: Lease, index: int) -> None:
+        self._lease = lease
+        self._index = index
+        self.freed: list[int] = []
+        self.xp = Namespace(self)
+
+    @property
+    def device(self) -> LeasedDevice:
+        """What `Array.device` gives."""
+        known = self._lease.devices
+        return known[self._index] if self._index < len(known) else LeasedDevice(self._index)
+
+    def model(self, name: str) -> Model:
+        """A model of the server's, on this device."""
+        return Model(self, name)
+
+    def image(self, data: bytes) -> Array:
+        """A picture that the server decodes: JPEG or PNG bytes to uint8 [height, width, 3], RGB, upright."""
+        meta = graph.Meta(np.dtype(np.uint8), (graph.Dim(), graph.Dim(), 3))
+        return Array(graph.Value(graph.Picture(bytes(data)), meta), self)
+
+    def fetch_values(self, wanted: Sequence[graph.Value | graph.ModelCall]) -> list[Any]:
+        """Runs what is pending and brings values home: an array each, a dict of arrays for a model call."""
+        return self._lease._run(self, wanted, fetch=True, finish=False)
+
+    def resolve(self, values: Sequence[graph.Value]) -> None:
+        """Computes values, keeps them on the device and learns their dtypes and shapes."""
+        self._lease._run(self, values, fetch=False, finish=False)
+
+    def known_signature(self, name: str) -> ModelSignature | None:
+        """The model's signature if this process has it already. Raises ModelNotFound if the server has no such one."""
+        catalog = self._lease._client.catalog
+        if name not in catalog.models and catalog.digest:
+            raise errors.ModelNotFound(field="model", limit=", ".join(catalog.models) or "none", given=name)
+        return catalog.models.get(name)
+
+    def signature(self, name: str) -> ModelSignature:
+        """The model's signature; asks the server, once per process, if need be. Raises ModelNotFound."""
+        found = self.known_signature(name)
+        if found is None:
+            self._lease._client.models()
+            found = self.known_signature(name)
+            assert found is not None, "known_signature has raised"
+        return found
+
+
+class Lease:
+    """A reservation of devices. Made by `Client.lease` (deferred), `alloc` or `alloc_nowait`; not for several threads
+    at once.
+
+    Used in a `with` block, it is given back at the end of the block at the latest."""
+
+    def __init__(self, client: Client, reservation: Reservation, grant: lease_pb2.LeaseGrant | None = None) -> None:
+        self._client = client
+        self._reservation = reservation
+        self._key = ""
+        self._ended = False
+        self._ids = itertools.count(1)
+        self.devices: tuple[LeasedDevice, ...] = ()
+        # Of the last call.
+        self.timing: Timing | None = None
+        self._sessions = [DeviceSession(self, index) for index in range(reservation.gpus)]
+        if grant is not None:
+            self._granted(grant)
+
+    def __repr__(self) -> str:
+        state = "ended" if self._ended else self._key[:8] if self._key else "deferred"
+        return f"<Lease {state}, {self._reservation.gpus} gpus>"
+
+    def _granted(self, grant: lease_pb2.LeaseGrant) -> None:
+        self._key = grant.lease
+        self.devices = tuple(LeasedDevice(i, d.name, d.uuid) for i, d in enumerate(grant.devices))
+
+    @property
+    def id(self) -> str:
+        """The lease's key, which is a secret: who has it can use the lease. Empty while the lease is deferred."""
+        return self._key
+
+    def on(self, index: int) -> DeviceSession:
+        """The lease's device number `index`, from 0. Raises InvalidInput for one that it does not have."""
+        if not 0 <= index < len(self._sessions):
+            raise errors.InvalidInput(field="device", limit=f"0 to {len(self._sessions) - 1}", given=str(index))
+        return self._sessions[index]
+
+    @property
+    def xp(self) -> Namespace:
+        """The Array API namespace of the first device."""
+        return self._sessions[0].xp
+
+    def model(self, name: str) -> Model:
+        """A model of the server's, on the first device."""
+        return self._sessions[0].model(name)
+
+    def image(self, data: bytes) -> Array:
+        """A picture that the server decodes: JPEG or PNG bytes to uint8 [height, width, 3], RGB, upright."""
+        return self._sessions[0].image(data)
+
+    def fetch(self, *wanted: Fetchable, timeout: float | None = None) -> Any:
+        """Runs what `wanted` needs and brings it home, in one round trip: a NumPy array for an array, a dict of them by
+        name for the outputs of a model; a list if several things are wanted.
+
+        Arrays that the caller still holds stay on the device and need not be sent or computed again. `timeout`: seconds
+        for the whole call, the client's default if None. Raises any error of the tree."""
+        return self._fetch(wanted, finish=False, timeout=timeout)
+
+    def finish(self, *wanted: Fetchable, timeout: float | None = None) -> Any:
+        """`fetch` and `dealloc` in one round trip: the last call of a lease. After an error the lease is as before."""
+        result = self._fetch(wanted, finish=True, timeout=timeout)
+        self._ended = True
+        return result
+
+    def _fetch(self, wanted: Sequence[Fetchable], *, finish: bool, timeout: float | None) -> Any:
+        if not wanted:
+            raise errors.InvalidInput(field="fetch", limit="at least one array", given="none")
+        sessions = [item.session if isinstance(item, ModelOutputs) else item._session for item in wanted]
+        if any(session is not sessions[0] for session in sessions) or sessions[0] not in self._sessions:
+            raise errors.InvalidInput(
+                field="fetch", limit="arrays of one device of this lease", given="arrays of several devices or leases"
+            )
+        values = [item.call if isinstance(item, ModelOutputs) else item._value for item in wanted]
+        found = self._run(self.on(self._sessions.index(sessions[0])), values, finish=finish, timeout=timeout)
+        return found[0] if len(wanted) == 1 else found
+
+    def dealloc(self) -> None:
+        """Gives the lease back. The server answers at once and frees the memory when its workers come to it.
+        Idempotent. Raises TransportError if the server does not answer; the lease then ends by its TTL."""
+        if self._key and not self._ended:
+            self._client.dealloc(self._key)
+        self._ended = True
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._key and not self._ended:
+            self._client.dealloc(self._key, timeout=DEALLOC_PATIENCE, tolerant=True)
+        self._ended = True
+
+    def _run(
+        self,
+        session: DeviceSession,
+        wanted: Sequence[graph.Value | graph.ModelCall],
+        *,
+        finish: bool,
+        fetch: bool = True,
+        timeout: float | None = None,
+    ) -> list[Any]:
+        if self._ended:
+            raise errors.LeaseExpired(lease=self._key, why="dealloc")
+        freed, session.freed[:] = list(session.freed), []
+        plan = graph.plan(wanted, keep=None if finish else self._ids.__next__, fetch=fetch, free=freed)
+        header = compute_pb2.RunHeader(device=session._index, finish=finish)
+        if self._key:
+            header.lease = self._key
+        else:
+            header.alloc.CopyFrom(self._reservation.message())
+        try:
+            reply = self._client.run(plan, header, timeout)
+        except BaseException:
+            session.freed.extend(freed)
+            raise
+        self.timing = reply.timing
+        if reply.header.HasField("lease"):
+            self._granted(reply.header.lease)
+        return reply.results(plan, session.freed)

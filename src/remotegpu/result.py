@@ -1,0 +1,106 @@
+# SPDX-FileCopyrightText: 2026 The remotegpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""What comes back from a call: bytes to arrays, without a network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from remotegpu import errors, graph, wire
+from remotegpu.dtypes import Dtype, from_number
+from remotegpu.v1 import compute_pb2, program_pb2
+
+HostArray = np.ndarray[Any, Dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where the time of one call went, in seconds. All but `round_trip` are the server's own clock."""
+
+    queue: float
+    upload: float
+    h2d: float
+    compute: float
+    d2h: float
+    server: float
+    round_trip: float
+
+    @property
+    def network(self) -> float:
+        """What the server did not see: the way there and back, and this process's own work."""
+        return self.round_trip - self.server
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A received result with its body."""
+
+    header: compute_pb2.RunReplyHeader
+    result: program_pb2.Result
+    body: HostArray
+    timing: Timing
+
+    def results(self, plan: graph.Plan, freed: list[int]) -> list[Any]:
+        """Fetched values in the order in which they were wanted; settles and teaches the values of the plan.
+
+        Raises ProtocolError for a result that does not fit the program."""
+        found: dict[int, Any] = {}
+        for item in self.result.values:
+            if item.output >= len(plan.outputs):
+                raise errors.ProtocolError(what=f"a value for output {item.output} of {len(plan.outputs)}")
+            output, shape = plan.outputs[item.output], tuple(item.shape)
+            dtype = from_number(item.dtype)
+            if dtype is None:
+                raise errors.ProtocolError(what=f"dtype {item.dtype} of output {item.output}")
+            if output.value is not None:
+                output.value.learn(dtype, shape)
+                if output.keep:
+                    output.value.settle(graph.Handle(output.keep, item.epoch), freed)
+            if item.HasField("offset"):
+                array = self.body[item.offset : item.offset + item.size].view(dtype).reshape(shape)
+                if output.every_port:
+                    found.setdefault(item.output, {})[item.name] = array
+                else:
+                    found[item.output] = array
+        return [found[index] for index in range(len(plan.outputs)) if index in found]
+
+
+def receive(messages: Iterator[bytes], started: float) -> Reply:
+    """Puts a streamed (or single) reply together; the body is written once, where it stays. `started`: when the call
+    began, on `time.perf_counter`.
+
+    Raises ProtocolError for a body that is shorter or longer than announced."""
+    head, middle, piece = wire.split(next(messages, b""))
+    header = wire.parse(compute_pb2.RunReplyHeader, head)
+    result = wire.parse(program_pb2.Result, middle)
+    body = np.empty(header.body_size, np.uint8)
+    position = 0
+    while True:
+        if position + len(piece) > len(body):
+            raise errors.ProtocolError(what=f"{len(body)} bytes of result announced, more came")
+        body[position : position + len(piece)] = np.frombuffer(piece, np.uint8)
+        position += len(piece)
+        message = next(messages, None)
+        if message is None:
+            break
+        piece = wire.split(message)[2]
+    if position != len(body):
+        raise errors.ProtocolError(what=f"{len(body)} bytes of result announced, {position} came: cut short")
+    return Reply(header, result, body, _timing(header.timing, time.perf_counter() - started))
+
+
+def _timing(timing: compute_pb2.Timing, round_trip: float) -> Timing:
+    return Timing(
+        queue=timing.queue_ns / 1e9,
+        upload=timing.upload_ns / 1e9,
+        h2d=timing.h2d_ns / 1e9,
+        compute=timing.compute_ns / 1e9,
+        d2h=timing.d2h_ns / 1e9,
+        server=timing.total_ns / 1e9,
+        round_trip=round_trip,
+    )
