@@ -119,7 +119,9 @@ def test_end_of_a_connection_loses_nothing_under_way(proxy: FaultProxy, echo_ser
         client.sendall(data)
         client.shutdown(socket.SHUT_WR)
         assert echo_server.ends.get(timeout=END_OF_TEST) == "fin"
-        assert b"".join(iter(lambda: client.recv(4096), b"")) == data
+        first = receive(client, len(data) - 200_000)  # the rest fits in the sockets: the proxy is done with it
+        time.sleep(0.1)  # and has closed its ends, unless the machine is slow; then this test only sees less
+        assert first + receive(client, 200_001) == data
 
 
 def test_delay_is_added_in_both_directions_without_serialising(proxy: FaultProxy) -> None:

@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 import pytest
+
 from remotegpu_server.scheduler import (
     Busy,
     Cancel,
@@ -30,7 +31,6 @@ from remotegpu_server.scheduler import (
     Tick,
     TimedOut,
 )
-
 from tests.fixtures.scheduling import busy, end, make, nowait, wait
 
 # ---- grants and refusals ----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 import math
 
 import pytest
+
 from remotegpu_server.scheduler import (
     Alloc,
     CallEnded,
@@ -32,7 +33,6 @@ from remotegpu_server.scheduler import (
     Why,
 )
 from remotegpu_server.scheduler.deadlines import Deadlines, Timed
-
 from tests.fixtures.scheduling import busy, make, nowait
 
 

@@ -11,6 +11,7 @@ import math
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
 from remotegpu_server.scheduler import (
     Alloc,
     CallEnded,
@@ -30,7 +31,6 @@ from remotegpu_server.scheduler import (
     Scheduler,
     Tick,
 )
-
 from tests.fixtures.scheduler_model import Model, plain
 
 # Times are exact in binary, so that things happen at the very same time. Pauses are mostly none: else all is idle.

@@ -41,7 +41,7 @@ def parse_size(text: str, setting: str) -> int:
 def _address(text: str, insecure: bool) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     host = host.strip("[]")
-    if not host or not port.isdigit() or int(port) > 65535:
+    if not host or not port.isdecimal() or int(port) > 65535:
         raise errors.ConfigurationError(setting="--listen", why=f"{text!r} is not HOST:PORT, such as {DEFAULT_LISTEN}")
     if not insecure and not _is_loopback(host):
         raise errors.ConfigurationError(
@@ -74,7 +74,7 @@ def resolve(arguments: Mapping[str, str | bool | None], environment: Mapping[str
     if models is not None and not Path(models).is_dir():
         raise errors.ConfigurationError(setting="--models", why=f"{models} is not a folder")
     slots = value("slots") or str(DEFAULT_SLOTS)
-    if not slots.isdigit() or not 1 <= int(slots) <= 1024:
+    if not slots.isdecimal() or not 1 <= int(slots) <= 1024:
         raise errors.ConfigurationError(setting="--slots", why=f"1 to 1024 leases may share a device, not {slots}")
     arena = parse_size(value("arena") or str(DEFAULT_ARENA), "--arena")
     if arena < 1024**2:

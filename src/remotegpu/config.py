@@ -41,12 +41,12 @@ def parse_url(url: str, setting: str = "url") -> Endpoint:
         return Endpoint(url, "", 0)
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port or DEFAULT_PORT
+        host, port = parts.hostname, DEFAULT_PORT if parts.port is None else parts.port
     except ValueError as error:
         raise errors.ConfigurationError(setting=setting, why=f"{url!r}: {error}; write {_FORMS}") from error
     if parts.scheme == "grpcs":
         raise errors.ConfigurationError(setting=setting, why=f"{url!r}: this version has no TLS yet; write {_FORMS}")
-    if parts.scheme != "grpc" or not host or parts.path not in {"", "/"}:
+    if parts.scheme != "grpc" or not host or not port or parts.path not in {"", "/"}:
         raise errors.ConfigurationError(setting=setting, why=f"{url!r} is not a server's address; write {_FORMS}")
     return Endpoint(url, host, port)
 

@@ -3,7 +3,7 @@
 """Every error of remotegpu, split by whose fault it is.
 
     Error
-    ├── Busy                       every device is leased now, or the wait was not long enough
+    ├── Busy                       every device is leased now, or the wait was not long enough; retryable
     ├── LeaseError
     │   ├── Impossible             more than exists: it will never fit
     │   ├── LeaseExpired           it was idle too long, or reached its hard cap
@@ -19,7 +19,8 @@
     │   └── ModelNotFound
     ├── ProtocolError              bytes that are not this protocol's
     ├── Unavailable                the server is draining, or a device is starting; retryable
-    └── ConfigurationError         a setting of this process is missing or unusable
+    ├── ConfigurationError         a setting of this process is missing or unusable
+    └── UnknownRemoteError         an error that this version has no class for: the server has another version
 
 Each class builds its sentence from its fields and keeps them. On the wire an error is its class name and its fields
 (`remotegpu.v1.ErrorDetail`) beside the gRPC status named in `status`; `from_fields` builds it again on the other side.

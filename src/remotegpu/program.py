@@ -9,13 +9,14 @@ the executor needs no checks of its own for references, sizes, names or epochs.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from remotegpu import errors, graph, wire
-from remotegpu.dtypes import from_number, number_of
+from remotegpu.dtypes import Dtype, from_number, number_of
 from remotegpu.v1 import program_pb2 as pb
 
 NODE_LIMIT = 100_000
@@ -41,13 +42,17 @@ def encode(plan: graph.Plan) -> tuple[pb.Program, wire.Body]:
     return program, body
 
 
-def _encode_source(target: pb.Node, node: graph.Source, _plan: graph.Plan, body: wire.Body) -> None:
-    number = number_of(node.array.dtype)
+def _number(dtype: Dtype) -> pb.DType.ValueType:
+    number = number_of(dtype)
     if number is None:
-        raise errors.InvalidInput(field="dtype", limit="a dtype that travels", given=str(node.array.dtype))
-    data = wire.bytes_of(node.array)
+        raise errors.InvalidInput(field="dtype", limit="a dtype that travels", given=str(dtype))
+    return cast("pb.DType.ValueType", number)
+
+
+def _encode_source(target: pb.Node, node: graph.Source, _plan: graph.Plan, body: wire.Body) -> None:
     tensor = target.tensor
-    tensor.dtype = number  # type: ignore[assignment]  # the number of an enum value
+    tensor.dtype = _number(node.array.dtype)
+    data = wire.bytes_of(node.array)
     tensor.shape.extend(node.array.shape)
     tensor.size = len(data)
     tensor.offset = body.add(data)
@@ -108,7 +113,7 @@ def _encode_argument(target: pb.Argument, value: Any, plan: graph.Plan) -> None:
         case slice():
             _encode_slice(target.slice, value)
         case np.dtype():
-            target.dtype = number_of(value) or 0  # type: ignore[assignment]  # 0 is refused by check
+            target.dtype = _number(value)
         case _ if value is None or value is Ellipsis:
             (target.none if value is None else target.ellipsis).SetInParent()
         case _:
@@ -126,11 +131,7 @@ def _encode_scalar(target: pb.Argument, value: Any) -> None:
         case str():
             target.text = value
         case _:
-            raise errors.InvalidInput(
-                field="argument",
-                limit="arrays, 64-bit integers, floats, strings, dtypes, slices, tuples",
-                given=f"{value!r:.40}",
-            )
+            raise _refused(value)
 
 
 def _encode_slice(target: pb.Slice, value: slice) -> None:
@@ -138,7 +139,18 @@ def _encode_slice(target: pb.Slice, value: slice) -> None:
     for name in ("start", "stop", "step"):
         bound = getattr(value, name)
         if bound is not None:
-            setattr(target, name, int(bound))
+            try:
+                setattr(target, name, operator.index(bound))
+            except (TypeError, ValueError) as error:  # not an integer, or beyond 64 bits
+                raise _refused(value) from error
+
+
+def _refused(value: Any) -> errors.InvalidInput:
+    return errors.InvalidInput(
+        field="argument",
+        limit="arrays, 64-bit integers, floats, strings, dtypes, slices, tuples",
+        given=f"{value!r:.40}",
+    )
 
 
 def decode_argument(argument: pb.Argument, values: Callable[[pb.Ref], Any]) -> Any:
@@ -211,6 +223,8 @@ class _Checker:
         if dtype is None:
             raise errors.InvalidInput(field=name, limit="a dtype of the protocol", given=f"dtype {tensor.dtype}")
         _limit(f"{name} dimensions", len(tensor.shape), DIMENSION_LIMIT)
+        # No array has more bytes than 63 bits can count, not even an empty one when its zero sizes are passed over.
+        _limit(f"{name} size", math.prod(size or 1 for size in tensor.shape) * dtype.itemsize, 2**63 - 1)
         size = math.prod(tensor.shape) * dtype.itemsize
         if size != tensor.size:
             raise errors.InvalidInput(
@@ -236,7 +250,7 @@ class _Checker:
     def _operation(self, operation: pb.Operation) -> None:
         if not self._known(operation.name):
             raise errors.InvalidInput(
-                field=f"node {self._here}", limit="an operation of this server", given=f"operation {operation.name!r}"
+                field=f"node {self._here}", limit="an operation of this server", given=f"operation {operation.name!r:.80}"
             )
         for argument in operation.args:
             self._argument(argument, 0)

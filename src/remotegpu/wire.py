@@ -158,9 +158,9 @@ def error_detail(error: errors.Error) -> bytes:
         field = detail.fields.add(name=name)
         if isinstance(value, str):
             field.text = value
-        elif isinstance(value, int):
+        elif isinstance(value, int) and -(2**63) <= value < 2**63:
             field.integer = value
-        else:
+        else:  # a real number, or a size beyond 64 bits that somebody asked for
             field.real = value
     return detail.SerializeToString()
 

@@ -44,7 +44,10 @@ class Model:
         content = path.read_bytes()
         self._session = onnxruntime.InferenceSession(content, options, providers=[device.provider])
         if self._session.get_providers()[0] != device.provider[0]:
-            raise RuntimeError(f"model {name}: it would run on {self._session.get_providers()[0]}")
+            raise RuntimeError(
+                f"ONNX Runtime {onnxruntime.__version__} runs on {self._session.get_providers()[0]} here, not on "
+                f"{device.provider[0]}: install exactly one of onnxruntime and onnxruntime-gpu, and its CUDA libraries"
+            )
         self.signature = pb.ModelSignature(
             name=name,
             version=path.parent.name,
@@ -163,7 +166,12 @@ def _zeros(tensor: pb.TensorSignature, dtype: np.dtype[Any] | None, size: int) -
 
 
 def load(repository: Path | None, device: Device, threads: int) -> dict[str, Model]:
-    """The models of a repository, warm. Raises ValueError or RuntimeError naming the model that cannot be served."""
+    """The models of a repository, warm. Raises ValueError or RuntimeError naming the model that cannot be served.
+
+    A probe runs first, so that a server without models also refuses to start where ONNX Runtime has no such provider
+    and would fall back to the CPU in silence."""
+    probe = Model("probe", Path(__file__).with_name("probe.onnx"), device, threads)
+    probe.run({"x": device.upload(np.ones(2, np.float32))})
     models: dict[str, Model] = {}
     for folder in sorted(repository.iterdir()) if repository else []:
         versions = sorted((v for v in folder.iterdir() if v.name.isdigit()), key=lambda v: int(v.name))

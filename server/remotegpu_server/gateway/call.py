@@ -133,7 +133,7 @@ class Call:
             # A lease that this call allocated and whose caller hears only of a failure would be nobody's.
             if kind is None or (self._header.finish and done) or (ours and not done):
                 leases.dealloc(held.key)
-        if ours and kind and not self._header.finish:
+        if ours and kind:
             answer.header.lease.CopyFrom(grant_message(held, self._gate.workers))
         return answer
 

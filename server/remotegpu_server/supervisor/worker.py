@@ -16,7 +16,7 @@ from typing import Protocol
 from remotegpu import errors
 from remotegpu_server import records
 from remotegpu_server.slabs import Arena
-from remotegpu_server.worker.__main__ import WorkerSettings
+from remotegpu_server.worker.settings import WorkerSettings
 
 from .life import Ears, Life
 

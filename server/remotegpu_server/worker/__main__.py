@@ -16,7 +16,6 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from remotegpu import errors, wire
@@ -25,29 +24,9 @@ from remotegpu_server import records
 from remotegpu_server.process import die_with_parent, forbid_dumps
 from remotegpu_server.slabs import Arena
 
+from .settings import WorkerSettings
+
 logger = logging.getLogger("remotegpu.worker")
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerSettings:
-    """What a worker must know. Sizes in bytes."""
-
-    index: int
-    epoch: int
-    parent: int
-    # "cpu", or "cuda" with CUDA_VISIBLE_DEVICES set to the one GPU.
-    kind: str
-    memory: int
-    threads: int
-    models: str | None
-    socket: int
-    request_arena: int
-    reply_arena: int
-    arena_size: int
-
-    def to_json(self) -> str:
-        """For the command line."""
-        return json.dumps(asdict(self))
 
 
 class Worker:

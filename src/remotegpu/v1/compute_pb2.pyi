@@ -132,7 +132,7 @@ class RunReplyHeader(google.protobuf.message.Message):
     def timing(self) -> global___Timing: ...
     @property
     def lease(self) -> remotegpu.v1.lease_pb2.LeaseGrant:
-        """The lease that this call allocated and did not finish."""
+        """The lease that this call allocated; over already if the call was to finish it."""
 
     @property
     def catalog(self) -> global___Catalog: ...

@@ -1,0 +1,107 @@
+# SPDX-FileCopyrightText: 2026 The remotegpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""The floors that calls are measured against: what gRPC and a process boundary cost when nothing is computed.
+
+`python -m benchmarks.floors` serves until its standard input ends and prints its port:
+    Hop    unary, raw bytes: copied into shared memory, a record to a worker process and back, copied out
+    Naive  unary, protobuf messages with a `bytes` field, as an ordinary service would do it
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from remotegpu.v1 import compute_pb2
+from remotegpu_server import records
+from remotegpu_server.slabs import Arena
+
+ARENA = 64 * 1024 * 1024
+
+
+def worker(descriptor: int, request_arena: int, reply_arena: int) -> None:
+    """Copies each request into the reply arena and answers."""
+    requests, replies = Arena(request_arena, ARENA).view, Arena(reply_arena, ARENA).view
+    with socket.socket(fileno=descriptor) as daemon:
+        while packet := daemon.recv(records.PACKET_LIMIT):
+            run = records.unpack(packet)
+            assert isinstance(run, records.Run)
+            replies[: run.body_size] = requests[: run.body_size]
+            daemon.send(records.pack(records.Dropped(run.body_size, 0)))
+
+
+class Hop:
+    """A worker process behind a socket and two arenas, one call at a time."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.setblocking(False)
+        arenas = Arena.create("floor-requests", ARENA), Arena.create("floor-replies", ARENA)
+        self._requests, self._replies = (arena.view for arena in arenas)
+        numbers = [theirs.fileno(), *(arena.descriptor for arena in arenas)]
+        arguments = [sys.executable, "-m", "benchmarks.floors", *map(str, numbers)]
+        self._process = subprocess.Popen(arguments, pass_fds=numbers)
+        theirs.close()
+        self._waiting: asyncio.Future[int] | None = None
+        asyncio.get_running_loop().add_reader(self._socket.fileno(), self._read)
+
+    def _read(self) -> None:
+        record = records.unpack(self._socket.recv(records.PACKET_LIMIT))
+        assert isinstance(record, records.Dropped)
+        assert self._waiting is not None
+        self._waiting.set_result(record.lease)
+
+    async def echo(self, data: bytes, _context: Any) -> bytes:
+        """There and back through the worker."""
+        self._requests[: len(data)] = data
+        self._waiting = asyncio.get_running_loop().create_future()
+        self._socket.send(records.pack(records.Run(0, 0, 0, len(data), 0, 0, 0)))
+        size = await self._waiting
+        return bytes(self._replies[:size])
+
+
+async def naive(request: Any, _context: Any) -> Any:
+    """Parses, copies and serialises as generated code does."""
+    return compute_pb2.RunReply(body=request.body)
+
+
+async def main() -> None:
+    """Serves until standard input ends."""
+    hop = Hop()
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.http2.lookahead_bytes", 4 * 1024 * 1024),
+        ]
+    )
+    handlers = {
+        "Hop": grpc.unary_unary_rpc_method_handler(hop.echo),
+        "Naive": grpc.unary_unary_rpc_method_handler(
+            naive,
+            request_deserializer=compute_pb2.RunRequest.FromString,
+            response_serializer=compute_pb2.RunReply.SerializeToString,
+        ),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("floor.Floor", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    print(port, flush=True)
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_reader(0, lambda: None if os.read(0, 4096) else ended.set())
+    await ended.wait()
+    await server.stop(0)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        worker(*map(int, sys.argv[1:]))
+    else:
+        asyncio.run(main())
