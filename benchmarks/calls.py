@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -102,10 +103,10 @@ def import_time() -> dict[str, float]:
     """CPU milliseconds of `import remotegpu` above a bare interpreter, the least of 15."""
 
     def cpu(code: str) -> float:
-        before = os.times()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-c", code], check=True)
-        after = os.times()
-        return after.children_user + after.children_system - before.children_user - before.children_system
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     bare = min(cpu("pass") for _ in range(15))
     ours = min(cpu("import remotegpu") for _ in range(15))

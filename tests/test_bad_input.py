@@ -111,7 +111,7 @@ TOO_MANY = 100_001
         (Program(nodes=[tensor()], outputs=[fetch(1)]), "node 1", "reference to node 1"),
         (Program(nodes=[tensor(dtype=99)]), "node 0, tensor", "dtype 99"),
         (Program(nodes=[tensor(shape=(3,))]), "node 0, tensor", "8 bytes"),
-        (Program(nodes=[tensor(shape=(2**62, 2**62), size=8)]), "node 0, tensor", "8 bytes"),
+        (Program(nodes=[tensor(shape=(2**62, 2**62), size=8)]), "node 0, tensor size", str(2**63 - 1)),
         (Program(nodes=[tensor(offset=64)]), "node 0, tensor", "offset 64"),
         (Program(nodes=[tensor(offset=1)]), "node 0, tensor", "offset 1"),
         (Program(nodes=[tensor(shape=(1,) * 33, size=4)]), "node 0, tensor dimensions", "33"),
@@ -122,7 +122,7 @@ TOO_MANY = 100_001
 def test_programs_that_are_wrong(raw: RawServer, program: Program, field: str, words: str) -> None:
     error = raw.program(program, BODY)
     assert isinstance(error, errors.InvalidInput), error
-    assert error.field == field
+    assert error.field.startswith(field)
     assert words in str(error)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+
 from remotegpu import errors
 
 # A value for each field, none a part of another, so that a sentence can be searched for them.

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from tests.fixtures.proxy import FaultProxy
 
 def keep_busy(lease: remotegpu.Lease, times: int = 400, timeout: float = 30) -> None:
     """A program of several seconds on one core."""
-    x = lease.xp.asarray(np.eye(1500))
+    x = lease.xp.eye(1500)
     for _ in range(times):
         x = x @ x
     lease.fetch(lease.xp.sum(x), timeout=timeout)
@@ -54,6 +55,10 @@ class Background:
 
 def running_calls(client: Client) -> int:
     return sum(lease.calls_running for lease in client.top().leases)
+
+
+def gone(pid: int) -> bool:
+    return not alive(pid)
 
 
 def arena_used(client: Client) -> int:
@@ -91,6 +96,7 @@ def test_other_devices_do_not_notice_a_dead_worker(start_server: StartServer) ->
         second.fetch(second.xp.sum(kept))
         os.kill(pids(client)[0], signal.SIGKILL)
         np.testing.assert_array_equal(second.fetch(kept), [1.0, 2.0])
+        wait_until(lambda: client.top().devices[0].epoch == 2, "the death was noticed")
         np.testing.assert_array_equal(first.fetch(first.xp.zeros((1,))), [0.0])
         epochs = [device.epoch for device in client.top().devices]
         assert epochs == [2, 1]
@@ -122,7 +128,7 @@ def test_deadline_is_heard_in_time_and_capacity_comes_back_when_the_worker_is_do
     with Client(server.url, timeout=30) as client:
         started = time.monotonic()
         with pytest.raises(remotegpu.DeadlineExceeded), client.lease() as lease:
-            keep_busy(lease, times=60, timeout=0.5)
+            keep_busy(lease, times=15, timeout=0.2)
         assert time.monotonic() - started < 1.5
         with pytest.raises(remotegpu.Busy):
             client.alloc_nowait()
@@ -137,7 +143,7 @@ def test_worker_that_overruns_its_deadline_is_replaced(start_server: StartServer
         os.kill(pids(client)[0], signal.SIGSTOP)  # stands for a kernel that hangs
         with pytest.raises(remotegpu.DeadlineExceeded), client.lease() as lease:
             lease.fetch(lease.xp.ones((1,)), timeout=0.3)
-        assert client.model  # the server answers all the time
+        assert client.models() == ()  # the server answers all the time
         wait_until(lambda: client.top().devices[0].epoch == 2, "the hung worker was replaced")
         with client.lease(timeout=20) as lease:
             assert lease.finish(lease.xp.sum(lease.xp.ones((2,)))) == 2
@@ -231,7 +237,7 @@ def test_killed_daemon_leaves_no_worker_even_a_busy_one(start_server: StartServe
         server.process.kill()
         server.process.wait()
         for pid in workers:
-            wait_until(lambda pid=pid: not alive(pid), f"worker {pid} is gone")
+            wait_until(functools.partial(gone, pid), f"worker {pid} is gone")
         assert isinstance(call.join(), remotegpu.TransportError)
 
 

@@ -104,6 +104,8 @@ def test_sharing_one_device(held: dict[str, Any], asked: dict[str, Any], fits: b
         ({"gpus": 3, "memory": 21}, Impossible("memory", 21, 20)),
         ({"memory": -1}, Impossible("memory", -1, 0)),
         ({"idle_ttl": 0.0}, Impossible("idle_ttl", 0, 0)),
+        ({"idle_ttl": -0.1}, Impossible("idle_ttl", -0.1, 0)),
+        ({"hard_ttl": 0.0}, Impossible("hard_ttl", 0, 0)),
         ({"hard_ttl": -2.0}, Impossible("hard_ttl", -2, 0)),
     ],
 )
@@ -111,6 +113,11 @@ def test_impossible_is_refused_at_once_even_if_it_would_wait(request_: dict[str,
     scheduler = Scheduler([Device(i, "GPU", "", memory, 1) for i, memory in enumerate((40, 80, 20))])
     assert wait(scheduler, "a", **request_) == [Refuse("a", reason)]
     assert scheduler.next_wakeup() is None
+
+
+def test_the_least_that_is_possible_is_possible() -> None:
+    scheduler = Scheduler([Device(0, "CPU", "", 0, 1)])
+    assert nowait(scheduler, "a", idle_ttl=0.001, hard_ttl=0.001) == [Grant("a", (0,))]
 
 
 @pytest.mark.parametrize("field", ["idle_ttl", "hard_ttl"])
@@ -253,6 +260,7 @@ def test_what_was_reserved_is_given_on_when_the_gang_leaves(how: str) -> None:
     scheduler = make(2)
     nowait(scheduler, "a")
     wait(scheduler, "gang", 0, until=3, gpus=2)
+    assert [scheduler.snapshot(now).devices[1].state for now in (0.9, 1)] == ["ready", "reserved"]
     wait(scheduler, "b", 2)
     if how == "cancel":
         assert scheduler.handle(Cancel("gang"), 2.5) == [Grant("b", (1,))]

@@ -246,6 +246,13 @@ def test_the_wait_is_estimated_from_how_long_leases_lasted() -> None:
     assert (nobody_knows.estimated_wait, nobody_knows.retry_after) == (None, 1.0)
 
 
+def test_an_exclusive_request_counts_as_all_slots_of_the_largest_device() -> None:
+    scheduler = Scheduler([Device(0, "GPU", "", 100, 1), Device(1, "GPU", "", 100, 3)])
+    hold(scheduler, "a", 0, 8)
+    nowait(scheduler, "all", 8, gpus=2, exclusive=True)
+    assert busy(nowait(scheduler, "x", 8, exclusive=True)).estimated_wait == pytest.approx(8 * 3 / 4)
+
+
 @pytest.mark.parametrize(("held", "retry"), [(0.0, 0.05), (0.01, 0.05), (2.0, 2.0), (1e9, 30.0)])
 def test_retry_after_is_bounded(held: float, retry: float) -> None:
     scheduler = make(1)

@@ -4,6 +4,7 @@
 writes; and bytes from a stranger may raise ProtocolError, nothing else."""
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from remotegpu import errors, wire
 from remotegpu.dtypes import NAMES
 from remotegpu.v1 import compute_pb2, error_pb2, program_pb2
@@ -38,7 +40,7 @@ def parts_of(sizes: list[int]) -> list[wire.Buffer]:
     """Parts of these sizes whose bytes tell where they belong; bytes and memoryviews in turn."""
     numbers = np.arange(sum(sizes), dtype=np.uint32).astype(np.uint8).tobytes()
     ends = np.cumsum([0, *sizes]).tolist()
-    cut = [numbers[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    cut = [numbers[start:end] for start, end in itertools.pairwise(ends)]
     return [memoryview(part) if index % 2 else part for index, part in enumerate(cut)]
 
 

@@ -5,7 +5,7 @@
     python -m examples.digits_detector.evaluate
 
 Mean average precision at IoU 0.5 as PASCAL VOC computes it since 2010: the area under each class's precision-recall
-curve over all of its points, with precision made monotonic first (M. Everingham and J. Winn, "The PASCAL Visual Object
+curve over all of its points, with precision made monotonic first (M. Everingham et al., "The PASCAL Visual Object
 Classes Challenge 2010 Development Kit", section 3.4.1), averaged over the ten digits.
 """
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The remotegpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the daemon and a worker say to each other: one fixed record per packet of a Unix SEQPACKET socket.
+"""What the daemon and a worker say to each other: records of fixed size, in packets of a Unix SEQPACKET socket.
 
 Everything of variable size lies in the arenas; a record only points there. Both ends are the same build, started by
 each other, so the layout needs no versions.
@@ -11,7 +11,8 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-PACKET_LIMIT = 256
+# Bytes; several records fit.
+PACKET_LIMIT = 4096
 
 
 class Run(NamedTuple):
@@ -97,15 +98,21 @@ _KINDS = tuple(_LAYOUTS.items())
 
 
 def pack(record: Record) -> bytes:
-    """The packet of a record."""
+    """The bytes of a record. A packet is one or more of these, at most PACKET_LIMIT bytes."""
     cls = type(record)
     return _LAYOUTS[cls].pack(_NUMBERS[cls], *record)
 
 
-def unpack(packet: bytes) -> Record:
-    """The record of a packet. Raises ValueError for anything else."""
-    if packet and packet[0] < len(_KINDS):
-        cls, layout = _KINDS[packet[0]]
-        if len(packet) == layout.size:
-            return cls(*layout.unpack(packet)[1:])
-    raise ValueError(f"not a record: {packet[:32]!r}")
+def unpack(packet: bytes) -> list[Record]:
+    """The records of a packet. Raises ValueError for anything else."""
+    found: list[Record] = []
+    position, end = 0, len(packet)
+    while position < end:
+        if packet[position] >= len(_KINDS):
+            raise ValueError(f"not a record at byte {position}: {packet!r:.80}")
+        cls, layout = _KINDS[packet[position]]
+        if position + layout.size > end:
+            raise ValueError(f"a record cut short at byte {position}: {packet!r:.80}")
+        found.append(cls(*layout.unpack_from(packet, position)[1:]))
+        position += layout.size
+    return found

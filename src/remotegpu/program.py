@@ -224,7 +224,7 @@ class _Checker:
             raise errors.InvalidInput(field=name, limit="a dtype of the protocol", given=f"dtype {tensor.dtype}")
         _limit(f"{name} dimensions", len(tensor.shape), DIMENSION_LIMIT)
         # No array has more bytes than 63 bits can count, not even an empty one when its zero sizes are passed over.
-        _limit(f"{name} size", math.prod(size or 1 for size in tensor.shape) * dtype.itemsize, 2**63 - 1)
+        _limit(f"{name} size", math.prod(length or 1 for length in tensor.shape) * dtype.itemsize, 2**63 - 1)
         size = math.prod(tensor.shape) * dtype.itemsize
         if size != tensor.size:
             raise errors.InvalidInput(
@@ -250,7 +250,9 @@ class _Checker:
     def _operation(self, operation: pb.Operation) -> None:
         if not self._known(operation.name):
             raise errors.InvalidInput(
-                field=f"node {self._here}", limit="an operation of this server", given=f"operation {operation.name!r:.80}"
+                field=f"node {self._here}",
+                limit="an operation of this server",
+                given=f"operation {operation.name!r:.80}",
             )
         for argument in operation.args:
             self._argument(argument, 0)

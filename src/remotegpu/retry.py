@@ -25,7 +25,7 @@ def until_connected(attempt: Callable[[], T], patience: float) -> T:
 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(errors.ConnectError),
-        wait=tenacity.wait_exponential_jitter(initial=0.05, max=1.0, jitter=0.05),
+        wait=tenacity.wait_exponential(multiplier=0.05, max=1.0) + tenacity.wait_random(0.0, 0.05),
         stop=tenacity.stop_before_delay(patience),
         reraise=True,
     )

@@ -12,6 +12,7 @@ import logging
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,48 @@ from remotegpu import errors
 from remotegpu.dtypes import from_number, number_of
 from remotegpu.v1 import compute_pb2 as pb
 
-from .device import Device
+from .device import Device, HostArray
 
 logger = logging.getLogger("remotegpu.worker")
 
 _TYPES = {"float": "float32", "double": "float64"}  # the others are named as NumPy names them
 # Symbolic sizes of the warm-up call: 1 suits batches; some networks need a picture of some size.
 _WARM_SIZES = (1, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    """What a model wants of an input: sizes are numbers, symbols, or "" for any."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | str, ...]
+
+    @classmethod
+    def of(cls, tensor: pb.TensorSignature) -> _Input:
+        dtype = from_number(tensor.dtype)
+        assert dtype is not None, "made by _signature"
+        shape = (size.fixed if size.WhichOneof("value") == "fixed" else size.symbol for size in tensor.shape)
+        return cls(tensor.name, dtype, tuple(shape))
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join(str(size) or '?' for size in self.shape)}]"
+
+    def fits(self, array: Any, sizes: dict[str, int]) -> bool:
+        """Whether the array suits; `sizes` are the numbers that the symbols of this call stand for."""
+        if array.dtype != self.dtype or len(array.shape) != len(self.shape):
+            return False
+        for wanted, size in zip(self.shape, array.shape, strict=True):
+            if isinstance(wanted, int):
+                if size != wanted:
+                    return False
+            elif wanted and sizes.setdefault(wanted, size) != size:
+                return False
+        return True
+
+    def zeros(self, size: int) -> HostArray:
+        """Zeros of this shape, with `size` for what is not fixed."""
+        return np.zeros([wanted if isinstance(wanted, int) else size for wanted in self.shape], self.dtype)
 
 
 class Model:
@@ -56,13 +92,14 @@ class Model:
             outputs=[_signature(name, node) for node in self._session.get_outputs()],
         )
         self.output_names = [tensor.name for tensor in self.signature.outputs]
-        self._inputs = [(tensor, from_number(tensor.dtype)) for tensor in self.signature.inputs]
+        self._inputs = [_Input.of(tensor) for tensor in self.signature.inputs]
+        self._names = [wanted.name for wanted in self._inputs]
 
     def arrange(self, inputs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         """Arrays by input name, from pairs with a name or, for those without one, by position.
 
         Raises InvalidInput for a missing, extra or unknown input, a wrong dtype, or a shape that does not fit."""
-        names = [tensor.name for tensor, _ in self._inputs]
+        names = self._names
         feed: dict[str, Any] = {}
         for position, (name, array) in enumerate(inputs):
             key = name or (names[position] if position < len(names) else f"number {position + 1}")
@@ -72,16 +109,16 @@ class Model:
                 )
             feed[key] = array
         sizes: dict[str, int] = {}
-        for tensor, dtype in self._inputs:
-            if tensor.name not in feed:
+        for wanted in self._inputs:
+            given = feed.get(wanted.name)
+            if given is None:
                 raise errors.InvalidInput(
-                    field=f"model {self.name!r}", limit=f"the inputs {', '.join(names)}", given=f"no {tensor.name}"
+                    field=f"model {self.name!r}", limit=f"the inputs {', '.join(names)}", given=f"no {wanted.name}"
                 )
-            if not _fits(tensor, dtype, feed[tensor.name], sizes):
-                given = feed[tensor.name]
+            if not wanted.fits(given, sizes):
                 raise errors.InvalidInput(
-                    field=f"model {self.name!r}, input {tensor.name!r}",
-                    limit=f"{dtype}[{', '.join(map(_size_text, tensor.shape))}]",
+                    field=f"model {self.name!r}, input {wanted.name!r}",
+                    limit=str(wanted),
                     given=f"{given.dtype}[{', '.join(map(str, given.shape))}]",
                 )
         return feed
@@ -112,7 +149,7 @@ class Model:
         """Runs once on zeros, so that the first caller does not pay for kernels and memory."""
         for size in _WARM_SIZES:
             try:
-                self.run({t.name: self._device.upload(_zeros(t, dtype, size)) for t, dtype in self._inputs})
+                self.run({wanted.name: self._device.upload(wanted.zeros(size)) for wanted in self._inputs})
                 return
             except Exception as error:  # what a model demands of its sizes is known to the model alone
                 logger.info("model %s does not run on sizes of %d: %s", self.name, size, error)
@@ -143,26 +180,6 @@ def _signature(model: str, node: Any) -> pb.TensorSignature:
         else:
             tensor.shape.add(symbol=size) if size else tensor.shape.add()
     return tensor
-
-
-def _size_text(size: pb.Size) -> str:
-    return str(size.fixed) if size.WhichOneof("value") == "fixed" else size.symbol or "?"
-
-
-def _fits(tensor: pb.TensorSignature, dtype: np.dtype[Any] | None, array: Any, sizes: dict[str, int]) -> bool:
-    if array.dtype != dtype or len(array.shape) != len(tensor.shape):
-        return False
-    for wanted, size in zip(tensor.shape, array.shape, strict=True):
-        kind = wanted.WhichOneof("value")
-        if kind == "fixed" and size != wanted.fixed:
-            return False
-        if kind == "symbol" and sizes.setdefault(wanted.symbol, size) != size:
-            return False
-    return True
-
-
-def _zeros(tensor: pb.TensorSignature, dtype: np.dtype[Any] | None, size: int) -> np.ndarray[Any, Any]:
-    return np.zeros([s.fixed if s.WhichOneof("value") == "fixed" else size for s in tensor.shape], dtype)
 
 
 def load(repository: Path | None, device: Device, threads: int) -> dict[str, Model]:

@@ -110,38 +110,53 @@ class Call:
         self._gate.calls_running += 1
         try:
             async with asyncio.timeout_at(ends):
-                return await self._with_lease(fill, ends)
+                return await self._placed(fill, ends)
         except TimeoutError:
             raise errors.DeadlineExceeded(deadline=self.deadline) from None
         finally:
             self._gate.calls_running -= 1
 
-    async def _with_lease(self, fill: Fill, ends: float) -> Answer:
-        leases, kind = self._gate.leases, self._header.WhichOneof("place")
+    async def _placed(self, fill: Fill, ends: float) -> Answer:
+        kind = self._header.WhichOneof("place")
         if kind == "lease":
-            held = leases.begin_call(self._header.lease)
-        else:
-            held = await self._allocate(kind)
-            leases.begin_call(held.key)
+            return await self._under_lease(fill, ends)
+        one_call = kind is None
+        held = await (self._slot() if one_call else self._allocated())
         self._lease_ns = time.monotonic_ns() - self._arrived
-        ours, done = kind != "lease", False
+        over = True
         try:
             answer = await self._on_device(held, fill, ends)
-            done = True
+            over = one_call or self._header.finish
         finally:
-            leases.end_call(held)
             # A lease that this call allocated and whose caller hears only of a failure would be nobody's.
-            if kind is None or (self._header.finish and done) or (ours and not done):
-                leases.dealloc(held.key)
-        if ours and kind:
+            if over:
+                self._gate.leases.dealloc(held.key)
+            else:
+                self._gate.leases.end_call(held)
+        if not one_call:
             answer.header.lease.CopyFrom(grant_message(held, self._gate.workers))
         return answer
 
-    async def _allocate(self, kind: str | None) -> Held:
-        if kind is None:
-            return await self._gate.leases.alloc(scheduler.Request(TENANT), self.deadline)
+    async def _under_lease(self, fill: Fill, ends: float) -> Answer:
+        leases = self._gate.leases
+        held = leases.begin_call(self._header.lease)
+        try:
+            answer = await self._on_device(held, fill, ends)
+        finally:
+            leases.end_call(held)
+        if self._header.finish:
+            leases.dealloc(held.key)
+        return answer
+
+    async def _slot(self) -> Held:
+        """A shared slot for this one call, whose idle time cannot run out before its deadline does."""
+        return await self._gate.leases.alloc(scheduler.Request(TENANT, idle_ttl=2 * DEADLINE_LIMIT), self.deadline)
+
+    async def _allocated(self) -> Held:
         alloc = self._header.alloc
-        return await self._gate.leases.alloc(scheduler_request(alloc), alloc.timeout_ms / 1000)
+        held = await self._gate.leases.alloc(scheduler_request(alloc), alloc.timeout_ms / 1000)
+        self._gate.leases.begin_call(held.key)
+        return held
 
     async def _on_device(self, held: Held, fill: Fill, ends: float) -> Answer:
         if self._header.device >= len(held.devices):

@@ -28,6 +28,9 @@ _DEPTH = 2
 # How long after its deadline a call may keep a device busy before the worker is killed. Seconds.
 OVERRUN = 5.0
 
+# How long a record may wait for another to travel with. Seconds.
+_LATER = 0.001
+
 
 @dataclass(slots=True, eq=False)
 class Slab:
@@ -88,6 +91,7 @@ class Life:
         self._running: dict[int, _Job] = {}
         self._calls = 0
         self._unsent: deque[bytes] = deque()
+        self._later: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock.fileno(), self._read)
 
@@ -173,17 +177,34 @@ class Life:
         self._unsent.append(records.pack(record))
         self._flush()
 
+    def _send_soon(self, record: records.Record) -> None:
+        """With the next record, or a moment later: waking the worker costs more than the record."""
+        self._unsent.append(records.pack(record))
+        if self._later is None:
+            self._later = self._loop.call_later(_LATER, self._flush)
+
     def _flush(self) -> None:
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
         while self._unsent and self.alive:
+            packet, count = b"", 0
+            while count < len(self._unsent) and len(packet) + len(self._unsent[count]) <= records.PACKET_LIMIT:
+                packet += self._unsent[count]
+                count += 1
             try:
-                self._socket.send(self._unsent[0])
+                self._socket.send(packet)
             except BlockingIOError:
-                self._loop.add_writer(self._socket.fileno(), self._flush)
+                self._loop.add_writer(self._socket.fileno(), self._write_on)
                 return
             except OSError:  # the process is gone; the reader finds the end of the socket and cleans up
                 return
-            self._unsent.popleft()
+            for _ in range(count):
+                self._unsent.popleft()
+
+    def _write_on(self) -> None:
         self._loop.remove_writer(self._socket.fileno())
+        self._flush()
 
     def _read(self) -> None:
         while self.alive:
@@ -196,7 +217,8 @@ class Life:
             if not packet:
                 self._bury("its process ended")
                 return
-            self._hear(records.unpack(packet))
+            for record in records.unpack(packet):
+                self._hear(record)
 
     def _hear(self, record: records.Record) -> None:
         match record:
@@ -230,13 +252,15 @@ class Life:
 
     def _release(self, offset: int) -> None:
         if self.alive:
-            self._send(records.ReleaseReply(offset))
+            self._send_soon(records.ReleaseReply(offset))
 
     def _bury(self, why: str) -> None:
         """The process is gone, or is made to go: nothing of it is waited for any longer."""
         self.alive = False
         self._loop.remove_reader(self._socket.fileno())
         self._loop.remove_writer(self._socket.fileno())
+        if self._later is not None:
+            self._later.cancel()
         self._socket.close()
         self.process.kill()
         code = self.process.wait()

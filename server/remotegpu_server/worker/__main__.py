@@ -19,7 +19,6 @@ import time
 from pathlib import Path
 
 from remotegpu import errors, wire
-from remotegpu.v1 import program_pb2 as pb
 from remotegpu_server import records
 from remotegpu_server.process import die_with_parent, forbid_dumps
 from remotegpu_server.slabs import Arena
@@ -63,16 +62,20 @@ class Worker:
     def serve(self) -> None:
         """Handles records until the daemon closes the socket."""
         while packet := self._socket.recv(records.PACKET_LIMIT):
-            match records.unpack(packet):
-                case records.Run() as run:
-                    self._run(run)
-                case records.ReleaseReply(offset=offset):
-                    self._replies.release(offset)
-                case records.Drop(lease=lease):
-                    self._executor.drop(lease)
-                    self._send(records.Dropped(lease, self._executor.memory.held()))
-                case other:
-                    raise ValueError(f"a record that the daemon does not send: {other}")
+            for record in records.unpack(packet):
+                self._handle(record)
+
+    def _handle(self, record: records.Record) -> None:
+        match record:
+            case records.Run():
+                self._run(record)
+            case records.ReleaseReply(offset=offset):
+                self._replies.release(offset)
+            case records.Drop(lease=lease):
+                self._executor.drop(lease)
+                self._send(records.Dropped(lease, self._executor.memory.held()))
+            case other:
+                raise ValueError(f"a record that the daemon does not send: {other}")
 
     def _run(self, run: records.Run) -> None:
         from .executor import Request
@@ -83,12 +86,11 @@ class Worker:
             slab = self._requests.view[run.offset :].toreadonly()
             body_start = wire.aligned(run.program_size)
             request = Request(
-                program=wire.parse(pb.Program, slab[: run.program_size]),
+                program=slab[: run.program_size],
                 body=slab[body_start : body_start + run.body_size],
                 lease=run.lease,
                 memory_limit=run.memory_limit,
             )
-            self._executor.check(request)
             outcome = self._executor.run(request)
             if run.finish:
                 self._executor.memory.drop(run.lease)

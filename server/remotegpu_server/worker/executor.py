@@ -1,23 +1,24 @@
 # SPDX-FileCopyrightText: 2026 The remotegpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""Runs one program on a device: values in order, temporaries freed after their last use."""
+"""Runs prepared programs on a device: values in order, temporaries freed after their last use."""
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from remotegpu import errors, program
-from remotegpu.dtypes import from_number, number_of
+from remotegpu.dtypes import number_of
 from remotegpu.v1 import program_pb2 as pb
 from remotegpu_server.backends import images
 from remotegpu_server.backends.device import Device, HostArray
 from remotegpu_server.backends.models import Model
-from remotegpu_server.backends.operations import implementation
+
+from .prepared import Infer, LoadImage, LoadTensor, Operate, Pick, Prepared, Preparer, Recall, Step
 
 
 class LeaseMemory:
@@ -29,15 +30,16 @@ class LeaseMemory:
 
     def get(self, lease: int, handle: int) -> Any:
         """The array of a handle, or None."""
-        return self._arrays.get(lease, {}).get(handle)
+        mine = self._arrays.get(lease)
+        return None if mine is None else mine.get(handle)
 
     def keep(self, lease: int, handle: int, array: Any) -> None:
-        """Stores an array; a handle id that is taken keeps its first array's place and gets the new one."""
-        self.free(lease, [handle])
+        """Stores an array; one that the handle had before is freed."""
+        self.free(lease, (handle,))
         self._arrays.setdefault(lease, {})[handle] = array
         self._held[lease] = self._held.get(lease, 0) + array.nbytes
 
-    def free(self, lease: int, handles: Any) -> None:
+    def free(self, lease: int, handles: Iterable[int]) -> None:
         """Frees handles; those that are not there are passed over, so a repeated free is harmless."""
         mine = self._arrays.get(lease, {})
         for handle in handles:
@@ -57,9 +59,9 @@ class LeaseMemory:
 
 @dataclass(slots=True)
 class Request:
-    """One program to run. `body` is a read-only view of the request slab."""
+    """One program to run. `program` and `body` are read-only views of the request slab."""
 
-    program: pb.Program
+    program: memoryview
     body: memoryview
     lease: int
     memory_limit: int
@@ -81,36 +83,24 @@ class Executor:
 
     def __init__(self, device: Device, models: dict[str, Model], index: int, epoch: int) -> None:
         self.device = device
-        self.models = models
         self.memory = LeaseMemory()
-        self._index = index
         self.epoch = epoch
-
-    def check(self, request: Request) -> None:
-        """Refuses what cannot run, before it takes device memory. Raises InvalidInput, ModelNotFound or LeaseLost."""
-        program.check(
-            request.program,
-            known=lambda name: implementation(name) is not None,
-            body_size=len(request.body),
-            epoch=self.epoch,
-            device=self._index,
-        )
-        for index, node in enumerate(request.program.nodes):
-            kind = node.WhichOneof("kind")
-            if kind == "model" and node.model.model not in self.models:
-                raise errors.ModelNotFound(
-                    field=f"node {index}", limit=", ".join(self.models) or "none", given=node.model.model
-                )
-            if kind == "handle" and self.memory.get(request.lease, node.handle.id) is None:
-                raise errors.InvalidInput(
-                    field=f"node {index}", limit="a handle that this lease keeps", given=f"handle {node.handle.id}"
-                )
+        self._preparer = Preparer(models, index, epoch)
 
     def run(self, request: Request) -> Outcome:
-        """Runs a checked program. Raises RemoteError, OutOfMemory or InvalidInput; a failed one keeps nothing."""
-        self.memory.free(request.lease, request.program.free)
+        """Checks and runs a program. A failed one keeps nothing.
+
+        Raises ProtocolError, InvalidInput, ModelNotFound or LeaseLost before it takes device memory; RemoteError,
+        OutOfMemory or InvalidInput for what only running shows."""
+        prepared = self._preparer.prepare(request.program, len(request.body))
+        self.memory.free(request.lease, prepared.free)
+        for index, handle in prepared.handles:
+            if self.memory.get(request.lease, handle) is None:
+                raise errors.InvalidInput(
+                    field=f"node {index}", limit="a handle that this lease keeps", given=f"handle {handle}"
+                )
         with self.device.memory_scope(request.lease, request.memory_limit):
-            return _Run(self, request).run()
+            return _Run(self, request, prepared).run()
 
     def drop(self, lease: int) -> None:
         """Frees all that a lease holds on the device."""
@@ -119,23 +109,23 @@ class Executor:
 
 
 class _Run:
-    def __init__(self, executor: Executor, request: Request) -> None:
+    def __init__(self, executor: Executor, request: Request, prepared: Prepared) -> None:
         self._executor = executor
         self._request = request
+        self._prepared = prepared
         self._device = executor.device
         self._values: list[list[Any]] = []
-        self._last_use = _last_uses(request.program)
         self._taken = executor.memory.held(request.lease)
 
     def run(self) -> Outcome:
-        nodes = self._request.program.nodes
+        steps, last_uses = self._prepared.steps, self._prepared.last_uses
         start = self._device.mark()
-        loaded = {i: self._guard(i, node, self._load) for i, node in enumerate(nodes) if _is_input(node)}
+        # All transfers first: they overlap, and their time is told apart from computing.
+        loaded = {i: self._try(i, s) for i, s in enumerate(steps) if isinstance(s, (LoadTensor, LoadImage))}
         uploaded = self._device.mark()
-        for index, node in enumerate(nodes):
-            values = loaded.pop(index) if index in loaded else self._guard(index, node, self._compute)
-            self._values.append(values)
-            for used in self._last_use.get(index, ()):
+        for index, step in enumerate(steps):
+            self._values.append(loaded.pop(index) if index in loaded else self._try(index, step))
+            for used in last_uses.get(index, ()):
                 self._values[used] = []
         outcome = self._outputs()
         computed = self._device.mark()
@@ -143,149 +133,84 @@ class _Run:
         outcome.compute_ns = self._device.elapsed_ns(uploaded, computed)
         return outcome
 
-    def _guard(self, index: int, node: pb.Node, work: Callable[[int, pb.Node], list[Any]]) -> list[Any]:
+    def _try(self, index: int, step: Step) -> list[Any]:
         try:
-            return work(index, node)
+            return self._step(index, step)
         except errors.Error:
             raise
         except Exception as error:
             if self._device.is_broken(error):
                 raise
+            name, why = self._prepared.names[index], f"{type(error).__name__}: {error}"
             asked = self._device.memory_error(error)
-            why = f"{type(error).__name__}: {error}"
             if asked is not None:
                 limit = self._request.memory_limit or self._device.free_memory()
-                raise errors.OutOfMemory(
-                    node=index, operation=_name(node), why=why, asked=asked, limit=limit
-                ) from error
+                raise errors.OutOfMemory(node=index, operation=name, why=why, asked=asked, limit=limit) from error
             text = traceback.format_exc(limit=-6)
-            raise errors.RemoteError(node=index, operation=_name(node), why=why, traceback=text) from error
+            raise errors.RemoteError(node=index, operation=name, why=why, traceback=text) from error
 
-    def _load(self, _index: int, node: pb.Node) -> list[Any]:
-        if node.WhichOneof("kind") == "tensor":
-            tensor = node.tensor
-            data = self._request.body[tensor.offset : tensor.offset + tensor.size]
-            host: HostArray = np.frombuffer(data, from_number(tensor.dtype)).reshape(tuple(tensor.shape))
-            return [self._device.upload(host)]
-        picture = images.decode(self._request.body[node.image.offset : node.image.offset + node.image.size])
-        return [self._device.upload(picture)]
+    def _step(self, index: int, step: Step) -> list[Any]:
+        match step:
+            case LoadTensor(start=start, end=end, dtype=dtype, shape=shape):
+                host: HostArray = np.frombuffer(self._request.body[start:end], dtype).reshape(shape)
+                return [self._device.upload(host)]
+            case LoadImage(start=start, end=end):
+                return [self._device.upload(images.decode(self._request.body[start:end]))]
+            case Recall(handle=handle):
+                return [self._executor.memory.get(self._request.lease, handle)]
+            case Infer(model=model, inputs=inputs):
+                return model.run(model.arrange([(name, self._value(node, port)) for name, node, port in inputs]))
+            case Pick(node=node, port=port):
+                return [self._value(node, port)]
+            case Operate():
+                return self._operation(index, step)
 
-    def _compute(self, index: int, node: pb.Node) -> list[Any]:
-        kind = node.WhichOneof("kind")
-        if kind == "operation":
-            return self._operation(index, node.operation)
-        if kind == "model":
-            model = self._executor.models[node.model.model]
-            inputs = [(item.name, self._value(item.ref)) for item in node.model.inputs]
-            return model.run(model.arrange(inputs))
-        if kind == "named_port":
-            return [self._named_port(index, node.named_port)]
-        return [self._executor.memory.get(self._request.lease, node.handle.id)]
-
-    def _operation(self, index: int, operation: pb.Operation) -> list[Any]:
-        function = implementation(operation.name)
-        assert function is not None, "checked before"
-        args = [program.decode_argument(argument, self._value) for argument in operation.args]
-        kwargs = {item.name: program.decode_argument(item.value, self._value) for item in operation.kwargs}
-        made = function(self._device.xp, *args, **kwargs)
-        values = list(made) if isinstance(made, (tuple, list)) else [made]
+    def _operation(self, index: int, step: Operate) -> list[Any]:
+        message = step.message
+        args = [program.decode_argument(argument, self._referred) for argument in message.args]
+        kwargs = {item.name: program.decode_argument(item.value, self._referred) for item in message.kwargs}
+        made = step.run(self._device.xp, *args, **kwargs)
+        values = list(made) if isinstance(made, tuple) else [made]
         limit = self._request.memory_limit
         for value in values:
-            if getattr(value, "base", None) is None:
+            if value.base is None:
                 self._taken += value.nbytes
             if limit and self._taken > limit:
-                raise errors.OutOfMemory(
-                    node=index,
-                    operation=operation.name,
-                    why="the lease declared no more",
-                    asked=value.nbytes,
-                    limit=limit,
-                )
+                why = "the lease declared no more"
+                raise errors.OutOfMemory(node=index, operation=message.name, why=why, asked=value.nbytes, limit=limit)
         return values
 
-    def _named_port(self, index: int, port: pb.NamedPort) -> Any:
-        call = self._request.program.nodes[port.node].model
-        names = self._executor.models[call.model].output_names
-        if port.name not in names:
-            raise errors.InvalidInput(
-                field=f"node {index}, output of model {call.model!r}", limit=", ".join(names), given=port.name
-            )
-        return self._values[port.node][names.index(port.name)]
+    def _referred(self, ref: pb.Ref) -> Any:
+        return self._value(ref.node, ref.port)
 
-    def _value(self, ref: pb.Ref) -> Any:
-        values = self._values[ref.node]
-        if ref.port >= len(values):
-            raise errors.InvalidInput(
-                field=f"node {ref.node}", limit=f"ports 0 to {len(values) - 1}", given=f"port {ref.port}"
-            )
-        return values[ref.port]
+    def _value(self, node: int, port: int) -> Any:
+        values = self._values[node]
+        if port >= len(values):
+            raise errors.InvalidInput(field=f"node {node}", limit=f"{len(values)} ports", given=f"port {port}")
+        return values[port]
 
     def _outputs(self) -> Outcome:
         outcome = Outcome()
-        request, memory = self._request, self._executor.memory
         kept: list[tuple[int, Any]] = []
-        for index, output in enumerate(request.program.outputs):
-            node = request.program.nodes[output.ref.node]
-            names = self._executor.models[node.model.model].output_names if output.every_port else [""]
-            arrays = self._values[output.ref.node] if output.every_port else [self._value(output.ref)]
+        for index, wanted in enumerate(self._prepared.outputs):
+            names = wanted.names or ("",)
+            arrays = self._values[wanted.node] if wanted.names else [self._value(wanted.node, wanted.port)]
             for name, array in zip(names, arrays, strict=True):
                 number = number_of(np.dtype(array.dtype))
                 if number is None:
-                    raise errors.InvalidInput(
-                        field=f"output {index}", limit="a dtype that travels", given=str(array.dtype)
-                    )
+                    limit = "a dtype that travels"
+                    raise errors.InvalidInput(field=f"output {index}", limit=limit, given=str(array.dtype))
                 value = outcome.result.values.add(
-                    output=index, name=name, shape=array.shape, epoch=self._executor.epoch
+                    output=index,
+                    name=name,
+                    dtype=number,
+                    shape=array.shape,
+                    epoch=self._executor.epoch,
                 )
-                value.dtype = number  # type: ignore[assignment]  # the number of an enum value
-                if output.fetch:
+                if wanted.fetch:
                     outcome.fetched.append((value, array))
-                if output.keep:
-                    kept.append((output.keep, self._device.own(array)))
+                if wanted.keep:
+                    kept.append((wanted.keep, self._device.own(array)))
         for handle, array in kept:
-            memory.keep(request.lease, handle, array)
+            self._executor.memory.keep(self._request.lease, handle, array)
         return outcome
-
-
-def _is_input(node: pb.Node) -> bool:
-    return node.WhichOneof("kind") in {"tensor", "image"}
-
-
-def _name(node: pb.Node) -> str:
-    kind = node.WhichOneof("kind")
-    if kind == "operation":
-        return node.operation.name
-    return f"model {node.model.model}" if kind == "model" else str(kind)
-
-
-def _last_uses(message: pb.Program) -> dict[int, list[int]]:
-    """By node: the nodes whose values nobody needs once it has run."""
-    last: dict[int, int] = {}
-    for index, node in enumerate(message.nodes):
-        for used in _references(node):
-            last[used] = index
-    for output in message.outputs:
-        last.pop(output.ref.node, None)
-    by_node: dict[int, list[int]] = {}
-    for used, index in last.items():
-        by_node.setdefault(index, []).append(used)
-    return by_node
-
-
-def _references(node: pb.Node) -> list[int]:
-    kind = node.WhichOneof("kind")
-    if kind == "model":
-        return [item.ref.node for item in node.model.inputs]
-    if kind == "named_port":
-        return [node.named_port.node]
-    found: list[int] = []
-    if kind == "operation":
-        waiting = [*node.operation.args, *(item.value for item in node.operation.kwargs)]
-        while waiting:
-            argument = waiting.pop()
-            which = argument.WhichOneof("value")
-            if which == "ref":
-                found.append(argument.ref.node)
-            elif which == "list":
-                waiting.extend(argument.list.items)
-    return found

@@ -14,8 +14,8 @@ from remotegpu.graph import Meta
 from remotegpu.inference import shapes
 from remotegpu.inference.elementwise import Metas, Operand, operand_shape, refuse_complex, shape_of
 
-_FLOAT = np.dtype(np.float64)
-_INT = np.dtype(np.int64)
+_FLOAT: Dtype = np.dtype(np.float64)
+_INT: Dtype = np.dtype(np.int64)
 
 
 def _sizes(operation: str, name: str, value: Any) -> tuple[int, ...]:
@@ -59,14 +59,12 @@ def arange(operation: str, start: Any, stop: Any, step: Any, dtype: Dtype | None
         start, stop = 0, start
     numbers = (start, stop, step)
     if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
-        raise TypeError(f"{operation}: start, stop and step must be finite real numbers, not {numbers}")
+        raise TypeError(f"{operation}: start, stop and step must be finite real numbers, integers of 64 bits")
     if step == 0:
         raise ValueError(f"{operation}: step must not be 0")
     if dtype == np.bool_:
         raise TypeError(f"{operation}: there is no range of bool")
     if all(isinstance(number, int) for number in numbers):
-        if not all(-(2**63) <= number < 2**63 for number in numbers):
-            raise OverflowError(f"{operation}: {numbers} do not fit int64")
         length, default = -((start - stop) // step), _INT
     else:
         length, default = math.ceil((stop - start) / step), _FLOAT
@@ -80,7 +78,7 @@ def linspace(operation: str, start: Any, stop: Any, num: Any, dtype: Dtype | Non
         raise TypeError(f"{operation}: start and stop must be Python numbers")
     found = np.result_type(_FLOAT, *ends)
     refuse_complex(operation, found, dtype)
-    return (Meta(found if dtype is None else dtype, _sizes(operation, "num", num)),)
+    return (Meta(found if dtype is None else dtype, _sizes(operation, "num", shapes.integer(operation, "num", num))),)
 
 
 def eye(operation: str, n_rows: Any, n_cols: Any, k: Any, dtype: Dtype | None) -> Metas:

@@ -40,6 +40,9 @@ def operand_shape(value: Operand) -> Shape:
 def dtype_from(operation: str, function: Callable[..., Any], operands: list[Operand]) -> Dtype:
     """The dtype that `function` gives for such operands. Raises TypeError for a kind of dtype that it does not take,
     OverflowError for a Python integer that does not fit."""
+    for operand in operands:
+        if not isinstance(operand, Meta | int | float):
+            raise TypeError(f"{operation} takes arrays and numbers, not {operand!r:.60}")
     probes = [np.empty(0, operand.dtype) if isinstance(operand, Meta) else operand for operand in operands]
     try:
         with np.errstate(all="ignore"):
@@ -84,14 +87,13 @@ def where(operation: str, condition: Operand, x1: Operand, x2: Operand) -> Metas
 def clip(operation: str, x: Operand, min: Operand, max: Operand) -> Metas:
     """Bounds are brought to the dtype of `x`, which the result has."""
     found = [shape_of(operation, "x", x)]
-    kinds = {"b": 0, "i": 1, "u": 1, "f": 2, "c": 3}
     if x.dtype.kind not in "iuf":
         raise TypeError(f"{operation} takes integer or floating arrays, not {x.dtype}; astype converts")
     for name, bound in (("min", min), ("max", max)):
         if bound is None:
             continue
-        kind = bound.dtype.kind if isinstance(bound, Meta) else np.min_scalar_type(bound).kind
-        if kinds.get(kind, 4) > kinds[x.dtype.kind]:
+        kind = np.result_type(bound.dtype if isinstance(bound, Meta) else type(bound)).kind
+        if kind not in ("biuf" if x.dtype.kind == "f" else "biu"):
             raise TypeError(f"{operation}: {name} does not fit an array of {x.dtype}; astype converts")
         found.append(operand_shape(bound))
     if x.dtype.kind in "iu":
@@ -101,9 +103,11 @@ def clip(operation: str, x: Operand, min: Operand, max: Operand) -> Metas:
     return (Meta(x.dtype, shapes.broadcast(operation, found)),)
 
 
-def astype(operation: str, x: Operand, dtype: Dtype) -> Metas:
+def astype(operation: str, x: Operand, dtype: Dtype | None) -> Metas:
     """Raises TypeError for complex to real: `real` and `imag` say which part is meant."""
     shape = shape_of(operation, "x", x)
+    if dtype is None:
+        raise TypeError(f"{operation}: dtype must be a dtype, not None")
     refuse_complex(operation, x.dtype, dtype)
     return (Meta(dtype, shape),)
 

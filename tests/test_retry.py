@@ -1,0 +1,89 @@
+# SPDX-FileCopyrightText: 2026 The remotegpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""Retries: only connections that could not be made, and only for so long. Waits start at 0.05 seconds."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+
+from remotegpu import errors
+from remotegpu.retry import until_connected
+
+
+class Attempts:
+    """Fails with a numbered error until it has been called so often."""
+
+    def __init__(self, failures: float, make: Callable[[int], Exception] | None = None) -> None:
+        self.failures = failures
+        self.calls = 0
+        self._make = make or refused
+
+    def __call__(self) -> str:
+        self.calls += 1
+        if self.calls <= self.failures:
+            raise self._make(self.calls)
+        return f"answer {self.calls}"
+
+
+def refused(number: int) -> Exception:
+    return errors.ConnectError(address="127.0.0.1:1", why=f"refused {number}")
+
+
+def test_success_is_not_repeated_and_does_not_load_tenacity() -> None:
+    script = (
+        "import sys\n"
+        "from remotegpu.retry import until_connected\n"
+        "assert until_connected(lambda: 'done', 10.0) == 'done'\n"
+        "assert 'tenacity' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
+    attempts = Attempts(0)
+    assert (until_connected(attempts, 10.0), attempts.calls) == ("answer 1", 1)
+
+
+@pytest.mark.parametrize("failures", [1, 2, 3])
+def test_it_is_tried_again_until_it_works(failures: int) -> None:
+    attempts = Attempts(failures)
+    assert until_connected(attempts, 10.0) == f"answer {failures + 1}"
+    assert attempts.calls == failures + 1
+
+
+def test_it_gives_up_after_its_patience_with_the_last_error() -> None:
+    attempts, start = Attempts(float("inf")), time.monotonic()
+    with pytest.raises(errors.ConnectError) as caught:
+        until_connected(attempts, 0.3)
+    assert time.monotonic() - start < 5.0
+    assert attempts.calls >= 2
+    assert caught.value.why == f"refused {attempts.calls}"
+
+
+@pytest.mark.parametrize("patience", [0.0, -1.0])
+def test_without_patience_it_is_tried_once(patience: float) -> None:
+    attempts = Attempts(1)
+    with pytest.raises(errors.ConnectError, match="refused 1"):
+        until_connected(attempts, patience)
+    assert attempts.calls == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.ConnectionLost(address="127.0.0.1:1", why="reset"),
+        errors.Unavailable(why="draining"),
+        errors.Busy(retry_after=0.1, queue_length=1),
+        KeyError("ours"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_another_error_is_not_tried_again(error: Exception) -> None:
+    first = Attempts(1, lambda _: error)
+    with pytest.raises(type(error)) as caught:
+        until_connected(first, 10.0)
+    assert (caught.value, first.calls) == (error, 1)
+    later = Attempts(2, lambda number: refused(1) if number == 1 else error)
+    with pytest.raises(type(error)):
+        until_connected(later, 10.0)
+    assert later.calls == 2
