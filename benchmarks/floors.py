@@ -31,7 +31,7 @@ def worker(descriptor: int, request_arena: int, reply_arena: int) -> None:
     requests, replies = Arena(request_arena, ARENA).view, Arena(reply_arena, ARENA).view
     with socket.socket(fileno=descriptor) as daemon:
         while packet := daemon.recv(records.PACKET_LIMIT):
-            run = records.unpack(packet)
+            (run,) = records.unpack(packet)
             assert isinstance(run, records.Run)
             replies[: run.body_size] = requests[: run.body_size]
             daemon.send(records.pack(records.Dropped(run.body_size, 0)))
@@ -53,7 +53,10 @@ class Hop:
         asyncio.get_running_loop().add_reader(self._socket.fileno(), self._read)
 
     def _read(self) -> None:
-        record = records.unpack(self._socket.recv(records.PACKET_LIMIT))
+        packet = self._socket.recv(records.PACKET_LIMIT)
+        if not packet:
+            raise SystemExit("the worker of the floor has died")
+        (record,) = records.unpack(packet)
         assert isinstance(record, records.Dropped)
         assert self._waiting is not None
         self._waiting.set_result(record.lease)

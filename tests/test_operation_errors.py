@@ -31,6 +31,7 @@ REFUSED: list[tuple[type[Exception], str, Callable[[Any, Any], object]]] = [
     (TypeError, "clip takes integer or floating", lambda xp, x: xp.clip(x > 0, 0, 1)),
     (TypeError, "axis must be an integer", lambda xp, x: xp.argmax(x, axis=(0,))),
     (TypeError, "axis must be known here", lambda xp, x: xp.sum(x, axis=xp.asarray(0))),
+    (TypeError, "keepdims must be known here", lambda xp, x: xp.sum(x, keepdims=xp.asarray(False))),
     (TypeError, "shape must be known here", lambda xp, x: xp.reshape(x, (xp.asarray(4), -1))),
     (TypeError, "arrays must be a tuple or list", lambda xp, x: xp.concat(x)),
     (TypeError, "indices must be an integer array", lambda xp, x: xp.take(x, x, axis=0)),

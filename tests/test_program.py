@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from remotegpu import errors, graph, program, wire
@@ -112,6 +112,7 @@ def decoded(argument: pb.Argument) -> Any:
 
 @settings(deadline=None)
 @given(st.lists(ARGUMENTS, max_size=4), st.dictionaries(st.text(), ARGUMENTS, max_size=3))
+@example([-(2**63), 2**63 - 1, slice(-(2**63), 2**63 - 1)], {})
 def test_arguments_of_every_kind_come_back(args: list[Any], kwargs: dict[str, Any]) -> None:
     message, _ = encode(graph.Value(graph.Operation("add", tuple(args), tuple(kwargs.items()))))
     made = message.nodes[0].operation

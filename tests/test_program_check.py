@@ -179,6 +179,7 @@ ACCEPTED: dict[str, pb.Program] = {
     "scalar": made([tensor(size=4)]),
     "32 dimensions": made([tensor(*[1] * 32, size=4)]),
     "five lists": made([TENSOR, call(nested(at(0), 5))]),
+    "five lists in a keyword": made([TENSOR, call(axis=nested(at(0), 5))]),
     "not kept twice": made([TENSOR], output(0), output(0), output(0, keep=1), output(0, keep=2)),
     "every port": made([model()], output(0, every_port=True, fetch=True), output(0, every_port=True)),
     "ports": made([MODEL, port_of(0), call(at(1), name="sum")], output(2)),

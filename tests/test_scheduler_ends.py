@@ -294,6 +294,8 @@ def test_a_snapshot_tells_everything() -> None:
         mean_held=None,
         counters=Counters(requested=4, granted=2, deallocated=1, lost=1),
     )
+    late = scheduler.snapshot(99)  # nothing was handled since, so nothing has ended
+    assert (late.leases[0].ttl_left, late.queue[0].time_left) == (0, 0)
 
 
 # ---- the heap of deadlines --------------------------------------------------------------------------------
@@ -321,16 +323,44 @@ def test_deadlines_move_and_come_in_order() -> None:
     deadlines.drop(first)  # was not in it
     deadlines.set(first, 6)
     assert deadlines.pop(6) is first
+    deadlines.set(first, 7)
+    assert deadlines.next() == 7
+
+
+def drop(deadlines: Deadlines[Timed], item: Timed) -> None:
+    deadlines.drop(item)
+
+
+def suspend(deadlines: Deadlines[Timed], item: Timed) -> None:
+    deadlines.set(item, -1)
+    deadlines.set(item, math.inf)
+    deadlines.next()
+    deadlines.drop(item)
+
+
+def hasten(deadlines: Deadlines[Timed], item: Timed) -> None:
+    for due in range(10, 0, -1):
+        deadlines.set(item, due)
+    deadlines.drop(item)
+
+
+def overtake(deadlines: Deadlines[Timed], item: Timed) -> None:
+    deadlines.set(item, -1)
+    deadlines.drop(item)
+    deadlines.next()
 
 
 def test_meaningless_deadlines_do_not_pile_up() -> None:
+    """Whatever made them meaningless, and however many were swept out or came to the top before."""
     deadlines: Deadlines[Timed] = Deadlines()
     kept = [Timed() for _ in range(100)]
     for due, item in enumerate(kept):
         deadlines.set(item, due)
-    for due in range(10_000):
-        item = Timed()
-        deadlines.set(item, due)
-        deadlines.drop(item)
-        assert len(deadlines) <= 2 * len(kept) + 1
+    for use in (drop, suspend, overtake, hasten, drop):
+        for due in range(2000):
+            item = Timed()
+            deadlines.set(item, due)
+            use(deadlines, item)
+            assert len(deadlines) <= 2 * len(kept) + 1
+        assert deadlines.next() == 0
     assert [deadlines.pop(100) for _ in range(101)] == [*kept, None]

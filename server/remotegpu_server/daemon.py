@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -96,6 +97,7 @@ class Daemon:
                 worker.start()
             await self._all_warm
             server, port = await self._serve()
+            gc.freeze()  # what is here now stays: the collector need not walk it again and again
             announce(port, self._workers)
             await stop.wait()
             await self._drain(server)

@@ -31,7 +31,7 @@ _LOCAL = frozenset(("copy", "device"))
 _BY_VALUE = frozenset(("filled", "like", "arange", "linspace", "repeat"))
 # Arguments of these types travel as they are, except for these parameters.
 _PLAIN = frozenset((int, float, bool, str, NoneType, Value))
-_TRANSLATED = frozenset(("index", "dtype"))
+_TRANSLATED = frozenset(("arrays", "index", "dtype"))
 _CACHE_LIMIT = 4096
 
 _cache: dict[tuple[Any, ...], tuple[Meta, ...]] = {}
@@ -105,6 +105,8 @@ def record(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[O
             bound[i] = value = _as_array(value, bound)
             kind = Value
         if kind is Value:
+            if parameter not in _OPERANDS:
+                raise _elsewhere(name, parameter)
             key.append(value.meta.dtype)
             key.append(value.meta.shape)
         else:
@@ -222,7 +224,8 @@ def _as_array(scalar: complex, bound: list[Any]) -> Value:
     found = [value.meta.dtype for value in values]
     found += [value.dtype for value in bound if isinstance(value, np.ndarray | np.generic)]
     dtype = np.result_type(*(dtype for dtype in found if dtype != np.bool_), scalar)  # a condition has no say
-    return host_value(np.asarray(scalar, dtype))
+    with np.errstate(all="ignore"):  # beyond float16 lies infinity
+        return host_value(np.asarray(scalar, dtype))
 
 
 def _sequence(operation: str, arrays: Any, bound: list[Any]) -> Any:
@@ -251,10 +254,14 @@ def _index(item: Any) -> Any:
         ) from None
 
 
+def _elsewhere(operation: str, parameter: str) -> TypeError:
+    return TypeError(f"{operation}: {parameter} must be known here, not an array on the device; int() fetches it")
+
+
 def _plain(operation: str, parameter: str, value: Any) -> Any:
     """Sizes, axes and switches, as plain Python values."""
     if isinstance(value, Value):
-        raise TypeError(f"{operation}: {parameter} must be known here, not an array on the device; int() fetches it")
+        raise _elsewhere(operation, parameter)
     if isinstance(value, tuple | list):
         if all(type(item) is int for item in value):
             return tuple(value)

@@ -27,6 +27,9 @@ DEADLINE_LIMIT = 3600.0
 IDLE_TTL = 30.0
 TTL_LIMIT = 86_400.0
 
+# A shared slot for one call, whose idle time cannot run out before the call's deadline does.
+_ONE_CALL = scheduler.Request(TENANT, idle_ttl=2 * DEADLINE_LIMIT)
+
 # Writes the body into its place in the slab.
 Fill = Callable[[memoryview], Awaitable[None]]
 
@@ -149,8 +152,7 @@ class Call:
         return answer
 
     async def _slot(self) -> Held:
-        """A shared slot for this one call, whose idle time cannot run out before its deadline does."""
-        return await self._gate.leases.alloc(scheduler.Request(TENANT, idle_ttl=2 * DEADLINE_LIMIT), self.deadline)
+        return await self._gate.leases.alloc(_ONE_CALL, self.deadline)
 
     async def _allocated(self) -> Held:
         alloc = self._header.alloc
@@ -169,7 +171,7 @@ class Call:
             slab = await self._filled(life, fill)
             held.touched.add(worker.spec.index)
             submitted = time.monotonic_ns()
-            reply = await life.submit(slab, self._run_record(held, slab), ends)
+            reply = await life.call(slab, self._run_record(held, slab), ends)
         except ConnectionResetError:
             raise worker.lost("its worker died during the call") from None
         if self._frees(held):

@@ -130,15 +130,24 @@ class Life:
                 return
             self._slab_waiters.popleft()
 
-    def submit(self, slab: Slab, run: records.Run, deadline: float) -> asyncio.Future[Reply]:
-        """Queues a call; `run.call` is set here. Cancelling the future takes a call back that has not begun."""
+    async def call(self, slab: Slab, run: records.Run, deadline: float) -> Reply:
+        """Runs a program; `run.call` is set here, `deadline` is on the loop's clock. Cancelling takes back a call that
+        has not begun. Raises ConnectionResetError when the process dies."""
+        if not self.alive:
+            raise ConnectionResetError
         self._calls += 1
-        future: asyncio.Future[Reply] = self._loop.create_future()
-        job = _Job(run._replace(call=self._calls), slab, future, deadline)
+        job = _Job(run._replace(call=self._calls), slab, self._loop.create_future(), deadline)
         self._pending.append(job)
-        future.add_done_callback(lambda _: self._taken_back(job))
         self._dispatch()
-        return future
+        try:
+            return await job.future
+        except asyncio.CancelledError:
+            if job in self._pending:
+                self._pending.remove(job)
+                self.free_slab(slab)
+            elif job.future.done() and not job.future.cancelled() and job.future.exception() is None:
+                job.future.result().close()  # it came just as its caller gave up
+            raise
 
     def drop(self, lease: int) -> None:
         """Asks the worker to free what a lease holds, behind all calls that were submitted before."""
@@ -149,19 +158,11 @@ class Life:
         """Ends the process; `Ears.dead` follows."""
         self.process.kill()
 
-    def _taken_back(self, job: _Job) -> None:
-        if job.future.cancelled() and job in self._pending:
-            self._pending.remove(job)
-            self.free_slab(job.slab)
-
     def _dispatch(self) -> None:
         while self._pending and (len(self._running) < _DEPTH or isinstance(self._pending[0], records.Drop)):
             job = self._pending.popleft()
             if isinstance(job, records.Drop):
                 self._send(job)
-                continue
-            if job.future.cancelled():
-                self.free_slab(job.slab)
                 continue
             self._running[job.run.call] = job
             job.timer = self._loop.call_at(job.deadline + OVERRUN, self._overrun, job)
@@ -207,18 +208,17 @@ class Life:
         self._flush()
 
     def _read(self) -> None:
-        while self.alive:
-            try:
-                packet = self._socket.recv(records.PACKET_LIMIT)
-            except BlockingIOError:
-                return
-            except ConnectionResetError:
-                packet = b""
-            if not packet:
-                self._bury("its process ended")
-                return
-            for record in records.unpack(packet):
-                self._hear(record)
+        """One packet; the loop calls again while there are more."""
+        try:
+            packet = self._socket.recv(records.PACKET_LIMIT)
+        except BlockingIOError:
+            return
+        except ConnectionResetError:
+            packet = b""
+        if not packet:
+            self._bury("its process ended")
+        for record in records.unpack(packet):
+            self._hear(record)
 
     def _hear(self, record: records.Record) -> None:
         match record:

@@ -10,6 +10,7 @@ are inherited. The process ends when the socket does, and the kernel kills it wh
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import signal
@@ -129,6 +130,7 @@ def main() -> None:
     logging.basicConfig(format=f"worker {settings.index}: %(message)s", level=logging.WARNING)
     worker = Worker(settings)
     worker.start()
+    gc.freeze()  # modules and models stay: the collector need not walk them again and again
     worker.serve()
 
 

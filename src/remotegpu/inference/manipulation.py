@@ -91,7 +91,7 @@ def broadcast_to(operation: str, x: Operand, shape: Any) -> Metas:
     """The array in that shape."""
     target = shapes.integers(operation, "shape", shape)
     given = shape_of(operation, "x", x)
-    if shapes.broadcast(operation, (given, target)) != target or any(size < 0 for size in target):
+    if shapes.common(given, target) != target or any(size < 0 for size in target):
         raise ValueError(f"{operation}: shape {shapes.text(given)} does not broadcast to {target}")
     return (Meta(x.dtype, target),)
 

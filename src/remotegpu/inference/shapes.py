@@ -29,21 +29,17 @@ def text(shape: Sequence[Size]) -> str:
 
 
 def integer(operation: str, name: str, value: Any) -> int:
-    """An argument as plain int. Raises TypeError for what is none (an array: `int(array)` would fetch it)."""
+    """An argument as plain int. Raises TypeError for what is none."""
     try:
         return operator.index(value)
     except TypeError:
-        raise TypeError(f"{operation}: {name} must be an integer, not {_kind(value)}") from None
+        raise TypeError(f"{operation}: {name} must be an integer, not {value!r:.60}") from None
 
 
 def integers(operation: str, name: str, value: Any) -> tuple[int, ...]:
     """An integer or a sequence of them as tuple. Raises TypeError for anything else."""
     items = value if isinstance(value, tuple) else (value,)
     return tuple(integer(operation, name, item) for item in items)
-
-
-def _kind(value: Any) -> str:
-    return "an array on the device (int() fetches it)" if hasattr(value, "dtype") else repr(value)
 
 
 def axis_of(operation: str, axis: Any, ndim: int) -> int:
@@ -110,7 +106,8 @@ def _broadcast_size(first: Size, second: Size) -> Size | None:
     return first if isinstance(second, Dim) else None
 
 
-def _broadcast_two(first: Shape, second: Shape) -> Shape | None:
+def common(first: Shape, second: Shape) -> Shape | None:
+    """The shape that two broadcast to, None if they do not."""
     if len(first) < len(second):
         first, second = second, first
     ahead = len(first) - len(second)
@@ -129,7 +126,7 @@ def broadcast(operation: str, shapes: Sequence[Shape]) -> Shape:
         return ()
 
     def step(first: Shape, second: Shape) -> Shape:
-        made = _broadcast_two(first, second)
+        made = common(first, second)
         if made is None:
             raise ValueError(f"{operation}: the shapes {' and '.join(map(text, shapes))} do not broadcast together")
         return made
