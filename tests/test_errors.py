@@ -135,8 +135,9 @@ def test_fields_without_a_value_do_not_travel() -> None:
     assert again.estimated_wait is None
 
 
-def test_errors_are_told_apart_by_identity() -> None:
-    one, other = build(errors.ProtocolError), build(errors.ProtocolError)
+@pytest.mark.parametrize("cls", CLASSES)
+def test_errors_are_told_apart_by_identity(cls: type[errors.Error]) -> None:
+    one, other = build(cls), build(cls)
     assert one != other
     assert len({one, other}) == 2
 

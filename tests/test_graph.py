@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plans: which nodes a call needs, in which order, what comes home and what stays."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -170,6 +171,25 @@ def test_any_graph_is_planned_as_its_ancestors_in_order(graph: list[list[int]], 
     assert len(made.nodes) == len(expected)
     assert all(places[ancestor] < places[number] for number in expected for ancestor in needs[number])
     assert [output.node for output in made.outputs] == [places[number] for number in asked]
+
+
+NODES: list[Callable[[], Any]] = [
+    lambda: Source(np.ones(2)),
+    lambda: Picture(b"jpeg"),
+    lambda: Operation("add", ()),
+    lambda: ModelCall("digits", ()),
+    lambda: NamedPort(ModelCall("digits", ()), "scores"),
+]
+
+
+@pytest.mark.parametrize("make", NODES)
+def test_nodes_are_frozen_and_told_apart_by_identity(make: Callable[[], Any]) -> None:
+    one, other = make(), make()
+    assert one != other
+    assert len({one, other}) == 2
+    for field in dataclasses.fields(one):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(one, field.name, None)
 
 
 # ---- what stays -------------------------------------------------------------------------------------------

@@ -311,6 +311,7 @@ def test_deadlines_move_and_come_in_order() -> None:
     deadlines.set(first, 9)  # later
     deadlines.set(third, 3)  # earlier
     deadlines.drop(dropped)
+    assert dropped.due == math.inf
     assert deadlines.next() == 3
     assert not deadlines.due(2)
     assert deadlines.pop(2) is None
@@ -364,3 +365,20 @@ def test_meaningless_deadlines_do_not_pile_up() -> None:
             assert len(deadlines) <= 2 * len(kept) + 1
         assert deadlines.next() == 0
     assert [deadlines.pop(100) for _ in range(101)] == [*kept, None]
+
+
+def test_sweeps_are_as_rare_as_the_living_are_many() -> None:
+    """So the cost of a sweep, shared among those that it sweeps out, is constant."""
+    deadlines: Deadlines[Timed] = Deadlines()
+    for _ in range(100):
+        deadlines.set(Timed(), 1)
+    for use in (overtake, suspend):
+        for _ in range(200):
+            use(deadlines, Timed())
+    sizes = []
+    for _ in range(3 * 101):
+        item = Timed()
+        deadlines.set(item, 2)
+        deadlines.drop(item)
+        sizes.append(len(deadlines))
+    assert sizes == [*range(101, 201), 100] * 3
