@@ -259,3 +259,8 @@ def test_worker_that_cannot_start_is_one_sentence(start_server: StartServer, tmp
     (tmp_path / "broken" / "1" / "model.onnx").write_bytes(b"not a model")
     with pytest.raises(remotegpu.ConfigurationError, match="model broken"):
         start_server("--models", str(tmp_path))
+
+
+def test_process_that_never_closes_its_client_ends(server: LocalServer) -> None:
+    script = f"import remotegpu\nclient = remotegpu.Client({server.url!r})\nclient.models()\n"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=20)

@@ -28,6 +28,7 @@ REFUSED: list[tuple[type[Exception], str, Callable[[Any, Any], object]]] = [
     (TypeError, "imaginary part", lambda xp, x: xp.sum(x * 1j, dtype=xp.float32)),
     (TypeError, "must be a dtype", lambda xp, x: xp.astype(x, None)),
     (TypeError, "min does not fit an array of int64", lambda xp, x: xp.clip(xp.arange(3), 0.5)),
+    (TypeError, "max does not fit an array of float64", lambda xp, x: xp.clip(x, 0.0, 1j)),
     (TypeError, "clip takes integer or floating", lambda xp, x: xp.clip(x > 0, 0, 1)),
     (TypeError, "axis must be an integer", lambda xp, x: xp.argmax(x, axis=(0,))),
     (TypeError, "axis must be known here", lambda xp, x: xp.sum(x, axis=xp.asarray(0))),

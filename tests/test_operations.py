@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import enum
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ import array_api_compat.numpy
 import numpy as np
 import pytest
 
-from remotegpu import dtypes, graph
+from remotegpu import dtypes, graph, operations
 from remotegpu.operations import record
 from remotegpu.opset import TABLE
 from remotegpu_server.backends.operations import implementation
@@ -70,7 +71,7 @@ CASES: dict[str, list[Case]] = {
     "triu": [c(F), c(T3, k=-1)],
     "cumulative_sum": [c(V), c(F, axis=1), c(I, axis=0, include_initial=True), c(U8), c(I, axis=0, dtype=np.float32)],
     "cumulative_prod": [c(V), c(F, axis=-1), c(I, axis=0, include_initial=True), c(B, axis=1)],
-    "diff": [c(V), c(T3, axis=0), c(I, n=2), c(B), c(V, n=9), c(V, n=0), c(F, prepend=I[:, :2], append=I)],
+    "diff": [c(V), c(T3, axis=0), c(I, n=2), c(B), c(V, n=9), c(V, n=0, append=V), c(F, prepend=I[:, :2], append=I)],
     "argsort": [c(V), c(F, axis=0), c(V, descending=True), c(I, axis=1, descending=True, stable=False)],
     "sort": [c(V), c(F, axis=0), c(V, descending=True), c(U8, stable=False)],
     "getitem": [
@@ -85,7 +86,7 @@ CASES: dict[str, list[Case]] = {
         c(T3, (0, slice(None), np.array([1, 2]))),
         c(T3, (np.array([1, 0]), slice(None), np.array([[1], [2]]))),
         c(T3, (np.array([0]), ..., np.array([1]))),
-        c(T3[0], (np.array([0]), ..., np.array([1]))),
+        c(T3, (slice(1), np.array([0, 2]), ..., np.array([1, 1]))),
         c(T3, (slice(None), np.array([0, 2]), np.array([1, 1]))),
         c(T3, (np.array(1), slice(None), 0)),
         c(V, (np.array(True),)),
@@ -110,7 +111,7 @@ CASES: dict[str, list[Case]] = {
     "expand_dims": [c(F, 0), c(F, axis=-1), c(F, (0, 2)), c(V, (-1, 0))],
     "flip": [c(F), c(F, axis=1), c(T3, axis=(0, 2))],
     "meshgrid": [c(V, U8), c(V, U8, V[:2], indexing="ij"), c(V), c(V, U8, V[:2]), c()],
-    "moveaxis": [c(T3, 0, -1), c(T3, (0, 1), (2, 0)), c(T3, [2], [0])],
+    "moveaxis": [c(T3, 0, -1), c(T3, (0, 1), (2, 0)), c(T3, [2], [0]), c(T3, (0, 1), (1, 0))],
     "permute_dims": [c(T3, (2, 0, 1)), c(T3, axes=(-1, -2, -3)), c(np.float64(1), ())],
     "repeat": [c(F, 2), c(F, 3, axis=1), c(F, 0), c(F, U8 % 3, axis=0), c(V, np.array([2])), c(V[:0], U8[:0])],
     "reshape": [c(F, (2, 6)), c(F, -1), c(F, (2, -1, 3)), c(F, shape=(12,), copy=True), c(V[:1], ()), c(F[:0], (0, 7))],
@@ -118,7 +119,7 @@ CASES: dict[str, list[Case]] = {
     "squeeze": [c(F[None], 0), c(F[:, None, :, None], (1, -1)), c(F[None], axis=())],
     "stack": [c([F, I]), c((F, F), axis=-1), c([F, C], axis=1)],
     "tile": [c(F, (2, 1)), c(V, 3), c(V, (2, 2, 1)), c(T3, (0,)), c(F, ())],
-    "unstack": [c(F), c(T3, axis=-1)],
+    "unstack": [c(F), c(T3, axis=-1), c(V)],
 }  # fmt: skip
 
 # What NumPy gives, where it spells the operation otherwise or not in all of its versions.
@@ -137,6 +138,7 @@ EXPECTED: dict[str, Callable[..., Any]] = {
     "repeat": lambda x, repeats, axis=None: np.repeat(x, repeats, axis),
     "reshape": lambda x, shape, copy=None: np.reshape(x, shape),
     "sort": lambda x, axis=-1, descending=False, stable=True: np.sort(x, axis=axis)[:: -1 if descending else 1],
+    "take_along_axis": lambda x, indices, axis=-1: np.take_along_axis(x, indices, axis),
     "unstack": lambda x, axis=0: tuple(np.moveaxis(x, axis, 0)),
 }
 
@@ -186,8 +188,9 @@ def assert_same(found: Any, wanted: Any) -> None:
         for one, other in zip(found, wanted, strict=True):
             assert_same(one, other)
         return
-    assert found.dtype == np.asarray(wanted).dtype
-    np.testing.assert_array_equal(found, wanted, strict=True)
+    # NumPy rounds sums as the memory lies and the processor likes.
+    tolerance = 64 * np.finfo(found.dtype).eps if found.dtype.kind in "fc" else 0
+    np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance, strict=True)
 
 
 def cases_of(name: str) -> list[Case]:
@@ -225,7 +228,8 @@ def either(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def compare(session: NumpySession, name: str, *args: Any) -> None:
-    wanted = either(getattr(np, name), *args)
+    whole = name in {"ceil", "floor", "trunc"} and args[0].dtype.kind in "biu"  # NumPy 2.0 makes floats of those
+    wanted = args[0] if whole else either(getattr(np, name), *args)
     arrays = [session.array(arg) if isinstance(arg, np.ndarray) else arg for arg in args]
     before = session.calls
     if isinstance(wanted, type):
@@ -236,7 +240,7 @@ def compare(session: NumpySession, name: str, *args: Any) -> None:
         made = getattr(session.xp, name)(*arrays)
         assert made.dtype == wanted.dtype
         assert session.calls == before
-        np.testing.assert_array_equal(session.fetch_values([made._value])[0], wanted, strict=True)
+        assert_same(session.fetch_values([made._value])[0], wanted)
 
 
 @pytest.mark.parametrize("name", UNARY)
@@ -274,6 +278,14 @@ def test_equal_arguments_of_different_types_are_not_confused(session: NumpySessi
     assert reshape(four, (2, 2)).shape == (2, 2)
     with pytest.raises(TypeError, match="shape must be an integer"):
         reshape(four, (2.0, 2))
+
+
+def test_what_was_found_is_kept_within_limits(session: NumpySession, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operations, "_CACHE_LIMIT", 3)
+    monkeypatch.setattr(operations, "_cache", {})
+    for size in range(20):
+        assert session.xp.zeros(size).shape == (size,)
+    assert 0 < len(operations._cache) <= 3
 
 
 def test_sizes_of_two_masks_are_two_symbols(session: NumpySession) -> None:
@@ -335,6 +347,24 @@ def test_record_names_arguments_in_one_way() -> None:
     assert (operation.args, operation.kwargs) == ((x, (2, -1)), ())
     operation, _ = record("sum", (x,), {"dtype": "float32", "axis": 0, "keepdims": False})
     assert dict(operation.kwargs) == {"axis": 0, "dtype": np.dtype("float32")}
+
+
+def test_record_makes_plain_values_of_what_python_takes_for_them() -> None:
+    class Axis(enum.IntEnum):
+        ROWS = 1
+
+    x = graph.Value(graph.Source(F), graph.Meta(F.dtype, F.shape))
+    operation, _ = record("sum", (x,), {"axis": [Axis.ROWS], "keepdims": np.True_})
+    assert [(name, type(value)) for name, value in operation.kwargs] == [("axis", tuple), ("keepdims", bool)]
+    assert type(operation.kwargs[0][1][0]) is int
+    operation, _ = record("add", (x, Axis.ROWS), {})
+    assert type(operation.args[1]) is int
+    operation, _ = record("zeros", (np.array([2, 3]),), {"device": object()})
+    assert (operation.args, operation.kwargs) == (((2, 3),), ())
+    with pytest.raises(TypeError, match="axis must not be set"):
+        record("sum", (x,), {"axis": {0}})
+    with pytest.raises(TypeError, match="axis must be an integer, not None"):
+        record("sum", (x,), {"axis": (None,)})
 
 
 class TestImplementation:

@@ -305,7 +305,7 @@ def test_deadlines_move_and_come_in_order() -> None:
     deadlines: Deadlines[Timed] = Deadlines()
     assert not deadlines.due(0)
     assert (deadlines.next(), deadlines.pop(0)) == (None, None)
-    first, second, third, dropped = items = [Timed() for _ in range(4)]
+    first, second, third, dropped, equal = items = [Timed() for _ in range(5)]
     for item in items:
         deadlines.set(item, 5)
     deadlines.set(first, 9)  # later
@@ -315,7 +315,7 @@ def test_deadlines_move_and_come_in_order() -> None:
     assert deadlines.next() == 3
     assert not deadlines.due(2)
     assert deadlines.pop(2) is None
-    assert [deadlines.pop(9) for _ in range(4)] == [third, second, first, None]
+    assert [deadlines.pop(9) for _ in range(5)] == [third, second, equal, first, None]
     deadlines.set(first, 4)
     deadlines.set(first, math.inf)
     assert deadlines.due(4)  # may have come: the entry is still there

@@ -44,6 +44,7 @@ def test_a_url_is_host_and_port(url: str, host: str, port: int, target: str) -> 
 
 
 def test_local_stands_for_a_server_of_ones_own() -> None:
+    assert parse_url("local:") == Endpoint("local:", "", 0)
     assert parse_url("local:").local
 
 
@@ -118,6 +119,11 @@ def test_an_argument_goes_before_the_environment_and_that_before_the_default(tmp
     other.mkdir()
     given = {"listen": "localhost:0", "gpus": "all", "models": f"{other}/.", "slots": "1", "arena": "1MiB"}
     assert settings.resolve(given, environment) == settings.Settings("localhost", 0, "all", other, 1, 1024**2)
+
+
+def test_the_largest_values_are_allowed() -> None:
+    made = settings.resolve({"listen": "127.0.0.1:65535", "slots": "1024"}, {})
+    assert (made.port, made.slots) == (65535, 1024)
 
 
 @pytest.mark.parametrize("text", ["127.0.0.1:0", "127.8.9.10:1", "localhost:1", "[::1]:1", "::1:1"])

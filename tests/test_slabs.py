@@ -81,7 +81,7 @@ def test_the_first_gap_that_fits_is_taken() -> None:
     assert free_list.allocate(UNIT) == 64
     assert free_list.allocate(2 * UNIT) == 512
     assert free_list.allocate(UNIT) == 128
-    assert (free_list.allocate(0), free_list.used) == (None, 10 * UNIT)
+    assert (free_list.allocate(0), free_list.used, free_list.size) == (None, 10 * UNIT, 10 * UNIT)
 
 
 def test_a_slab_is_freed_once() -> None:
@@ -100,7 +100,7 @@ def test_an_arena_is_shared_by_its_descriptor() -> None:
     assert bytes(theirs.view[4000:4004]) == b"ping"
     theirs.view[8191] = 7
     assert mine.view[8191] == 7
-    assert len(mine.view) == len(theirs.view) == 8192
+    assert len(mine.view) == len(theirs.view) == mine.size == theirs.size == 8192
     for arena in (mine, theirs):
         arena.close_descriptor()
 

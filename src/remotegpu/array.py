@@ -140,7 +140,6 @@ class Array:
 
     # NumPy leaves operators such as `numpy_array * x` to this class, and does not bring `x` home for them.
     __array_ufunc__ = None
-    __array_priority__ = 1000.0
     __hash__ = None  # type: ignore[assignment]  # as for every array: `==` compares elements
 
     def __init__(self, value: Value, session: Session) -> None:

@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -172,22 +173,33 @@ class Client:
 
     def run(self, plan: graph.Plan, header: compute_pb2.RunHeader, timeout: float | None) -> Reply:
         """Sends one program: the mechanism under `Lease.fetch`. Raises any error of the tree."""
-        seconds = self._timeout if timeout is None else timeout
         encoded, body = program.encode(plan)
+        return self.send(header, encoded.SerializeToString(), body, _result_size(plan), timeout)
+
+    def send(
+        self,
+        header: compute_pb2.RunHeader,
+        middle: bytes,
+        body: wire.Body,
+        result_size: float,
+        timeout: float | None,
+    ) -> Reply:
+        """Sends an encoded program whose result has that many bytes. Raises any error of the tree."""
+        seconds = self._timeout if timeout is None else timeout
         header.body_size = body.size
         header.deadline_ms = max(round(seconds * 1000), 1)
         header.catalog = self.catalog.digest
-        head, middle = header.SerializeToString(), encoded.SerializeToString()
+        head = header.SerializeToString()
         started = time.perf_counter()
         small = body.size + len(middle) <= wire.INLINE_LIMIT
         transport = self._connected()
         messages: Iterator[bytes]
-        if small and _result_size(plan) <= wire.INLINE_LIMIT:
+        if small and result_size <= wire.INLINE_LIMIT:
             request = wire.join(head, middle, body.parts, body.size)
             messages = iter((transport.unary("Compute/Run", request, seconds),))
         else:
             limit = wire.INLINE_LIMIT if small else wire.CHUNK
-            requests = wire.messages(head, middle, body.parts, limit)
+            requests = functools.partial(wire.messages, head, middle, body.parts, limit)
             messages = transport.stream("Compute/RunStream", requests, small, seconds)
         reply = receive(messages, started)
         if reply.header.HasField("catalog"):
@@ -208,11 +220,14 @@ def _size(meta: graph.Meta) -> float:
 
 
 class OneCallModel:
-    """A model without a lease: the call takes a shared slot of any device for as long as it runs."""
+    """A model without a lease: the call takes a shared slot of any device for as long as it runs.
+
+    Programs are remembered by the names, dtypes and shapes of the inputs, so that a warm call only adds the data."""
 
     def __init__(self, client: Client, name: str) -> None:
         self.name = name
         self._client = client
+        self._programs: dict[tuple[Any, ...], _OneCallProgram] = {}
 
     def __repr__(self) -> str:
         return f"<OneCallModel {self.name!r} of {self._client!r}>"
@@ -220,14 +235,39 @@ class OneCallModel:
     def __call__(self, *inputs: Any, timeout: float | None = None, **named: Any) -> dict[str, Any]:
         """The outputs by name, as NumPy arrays, in one round trip. Inputs by position or by name: NumPy arrays or
         anything `numpy.asarray` takes. Raises any error of the tree."""
-        pairs = [(name, _sent(array)) for name, array in (*(("", array) for array in inputs), *named.items())]
-        signature = self._client.catalog.models.get(self.name)
-        metas = signature.output_metas(pairs) if signature else None
-        plan = graph.plan([graph.ModelCall(self.name, tuple(pairs), metas)], keep=None)
-        outputs: dict[str, Any] = self._client.run(plan, compute_pb2.RunHeader(), timeout).results(plan, [])[0]
+        names = ("",) * len(inputs) + tuple(named)
+        arrays = [np.asarray(array, order="C") for array in (*inputs, *named.values())]
+        digest = self._client.catalog.digest
+        key = (digest, names, *[(array.dtype, array.shape) for array in arrays])
+        known = self._programs.get(key)
+        if known is None:
+            known = self._program(names, arrays)
+            if len(self._programs) >= _PROGRAMS_REMEMBERED:
+                self._programs.clear()
+            self._programs[key] = known
+        body = wire.Body()
+        for array in arrays:
+            body.add(wire.bytes_of(array))
+        reply = self._client.send(compute_pb2.RunHeader(), known.encoded, body, known.result_size, timeout)
+        outputs: dict[str, Any] = reply.results(known.plan, [])[0]
         return outputs
 
+    def _program(self, names: Sequence[str], arrays: Sequence[Any]) -> _OneCallProgram:
+        values = [graph.Value(graph.Source(array), graph.Meta(array.dtype, array.shape)) for array in arrays]
+        pairs = tuple(zip(names, values, strict=True))
+        signature = self._client.catalog.models.get(self.name)
+        metas = signature.output_metas(pairs) if signature else None
+        plan = graph.plan([graph.ModelCall(self.name, pairs, metas)], keep=None)
+        encoded, _ = program.encode(plan)
+        # Without its nodes, which hold the arrays of this one call.
+        return _OneCallProgram(encoded.SerializeToString(), graph.Plan(outputs=plan.outputs), _result_size(plan))
 
-def _sent(array: Any) -> graph.Value:
-    host = np.asarray(array, order="C")
-    return graph.Value(graph.Source(host), graph.Meta(host.dtype, host.shape))
+
+_PROGRAMS_REMEMBERED = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _OneCallProgram:
+    encoded: bytes
+    plan: graph.Plan
+    result_size: float

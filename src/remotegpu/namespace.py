@@ -24,6 +24,7 @@ from remotegpu.opset import REQUIRED, STANDARD, TABLE, Signature
 
 # `x[index]` is how callers spell it.
 _FUNCTIONS: Final = frozenset(TABLE) - {"getitem"}
+_NAME: Final = "remotegpu.array"
 _CONSTANTS: Final = ("e", "inf", "nan", "newaxis", "pi")
 _REFERENCE = f"https://data-apis.org/array-api/{STANDARD}/API_specification/generated/array_api"
 
@@ -34,7 +35,7 @@ class Namespace:
 
     Wrong arguments are refused at the call: TypeError, ValueError, IndexError or OverflowError, as by NumPy."""
 
-    __name__ = "remotegpu.array"
+    __name__ = _NAME
     __array_api_version__ = STANDARD
 
     def __init__(self, session: Session) -> None:
@@ -55,7 +56,7 @@ class Namespace:
         else:
             near = difflib.get_close_matches(name, dir(self))
             what = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(dir(self))}"
-            raise AttributeError(f"namespace {self.__name__!r} has no {name!r}; {what}")
+            raise AttributeError(f"namespace {_NAME!r} has no {name!r}; {what}")
         setattr(self, name, value)
         return value
 
@@ -86,7 +87,6 @@ class Namespace:
             refuse_complex("asarray", host.dtype, wanted)
             host = host if plain else host.astype(wanted)
             host.setflags(write=False)  # nobody else has it
-            copy = None
         return Array(host_value(host, copy=copy), self._session)
 
     def _converted(self, array: Array, dtype: Dtype | None, copy: bool | None) -> Array:
@@ -177,7 +177,7 @@ def _function(session: Session, name: str) -> Callable[..., Any]:
 
     signature = TABLE[name].signature
     function.__name__ = function.__qualname__ = name
-    function.__module__ = Namespace.__name__
+    function.__module__ = _NAME
     function.__signature__ = _inspectable(signature)  # type: ignore[attr-defined]  # what inspect looks for
     function.__doc__ = (
         f"{name}({signature.text})\n\nRecords `{name}` of the Array API standard {STANDARD}; nothing is sent yet.\n"

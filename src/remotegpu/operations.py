@@ -268,9 +268,9 @@ def _plain(operation: str, parameter: str, value: Any) -> Any:
         return tuple(_plain(operation, parameter, item) for item in value)
     if isinstance(value, np.generic | np.ndarray):
         return _plain(operation, parameter, value.tolist())
+    if value is None:
+        return None
     for kind in (bool, int, float, str):
         if isinstance(value, kind):
             return kind(value)
-    if value is None:
-        return None
     raise TypeError(f"{operation}: {parameter} must not be {type(value).__name__}")

@@ -19,12 +19,7 @@ from typing import Any, Final
 STANDARD: Final = "2025.12"
 
 
-class _Required:
-    def __repr__(self) -> str:
-        return "required"
-
-
-REQUIRED: Final = _Required()
+REQUIRED: Final = object()
 
 
 class Signature:
@@ -87,9 +82,6 @@ class Row:
         self.family = family
         self.several = several
         self._signature = signature
-
-    def __repr__(self) -> str:
-        return f"<Row {self.name}({self._signature})>"
 
     @cached_property
     def signature(self) -> Signature:

@@ -43,7 +43,13 @@ class Reply:
     header: compute_pb2.RunReplyHeader
     result: program_pb2.Result
     body: HostArray
-    timing: Timing
+    # Of the whole call, as this process saw it. Seconds.
+    round_trip: float
+
+    @property
+    def timing(self) -> Timing:
+        """Where the time went."""
+        return _timing(self.header.timing, self.round_trip)
 
     def results(self, plan: graph.Plan, freed: list[int]) -> list[Any]:
         """Fetched values in the order in which they were wanted; settles and teaches the values of the plan.
@@ -91,7 +97,7 @@ def receive(messages: Iterator[bytes], started: float) -> Reply:
         piece = wire.split(message)[2]
     if position != len(body):
         raise errors.ProtocolError(what=f"{len(body)} bytes of result announced, {position} came: cut short")
-    return Reply(header, result, body, _timing(header.timing, time.perf_counter() - started))
+    return Reply(header, result, body, time.perf_counter() - started)
 
 
 def _timing(timing: compute_pb2.Timing, round_trip: float) -> Timing:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,10 @@ from remotegpu import errors, retry, wire
 CONNECT_PATIENCE = 5.0
 # The server answers a passed deadline itself, with a typed error; the transport waits this much longer for it.
 _GRACE = 0.5
+# How gRPC begins the details of UNAVAILABLE when no connection could be made, so that nothing was sent. Whatever it
+# says otherwise counts as a call whose outcome is unknown. (Watching the channel's state instead would say it without
+# words, but a process that ends within 0.2 s of that hangs in the channel's destructor: grpcio 1.85.)
+_NOT_CONNECTED = ("failed to connect to all addresses", "DNS resolution failed")
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
@@ -64,27 +68,49 @@ class Transport:
 
     def unary(self, method: str, request: bytes, timeout: float) -> bytes:
         """One message each way. Timeout in seconds. Raises any error of the tree."""
-        call = self._connected(timeout).method("unary_unary", method)
-        self._count(1, len(request), 0)
-        try:
-            reply: bytes = call(request, timeout=timeout + _GRACE)
-        except grpc.RpcError as error:
-            raise self._translated(error, timeout) from error
-        self._count(0, 0, len(reply))
-        return reply
 
-    def stream(self, method: str, requests: Iterable[bytes], single: bool, timeout: float) -> Iterator[bytes]:
-        """Messages both ways. `single`: there is only one request, which spares a sending thread."""
-        connection = self._connected(timeout)
-        call = connection.method("unary_stream" if single else "stream_stream", method)
-        self._count(1, 0, 0)
-        sent = self._counted(requests)
+        def attempt() -> bytes:
+            try:
+                reply: bytes = self._connected().method("unary_unary", method)(request, timeout=timeout + _GRACE)
+            except grpc.RpcError as error:
+                raise self._failed(error, timeout, len(request)) from error
+            self._count(len(request), len(reply))
+            return reply
+
+        return retry.until_connected(attempt, min(CONNECT_PATIENCE, timeout))
+
+    def stream(
+        self, method: str, requests: Callable[[], Iterator[bytes]], single: bool, timeout: float
+    ) -> Iterator[bytes]:
+        """Messages both ways; `requests` gives them, again if need be. `single`: there is only one, which spares a
+        sending thread. Timeout in seconds. Raises any error of the tree."""
+        sent = 0
+
+        def counted() -> Iterator[bytes]:
+            nonlocal sent
+            for request in requests():
+                sent += len(request)
+                yield request
+
+        def attempt() -> tuple[bytes, Iterator[bytes]]:
+            call = self._connected().method("unary_stream" if single else "stream_stream", method)
+            messages = counted()
+            try:
+                replies = call(next(messages) if single else messages, timeout=timeout + _GRACE)
+                return next(replies, b""), replies
+            except grpc.RpcError as error:
+                raise self._failed(error, timeout, sent) from error
+
+        first, replies = retry.until_connected(attempt, min(CONNECT_PATIENCE, timeout))
+        received = len(first)
+        yield first
         try:
-            for reply in call(next(sent) if single else sent, timeout=timeout + _GRACE):
-                self._count(0, 0, len(reply))
+            for reply in replies:
+                received += len(reply)
                 yield reply
         except grpc.RpcError as error:
-            raise self._translated(error, timeout) from error
+            raise self._failed(error, timeout, sent) from error
+        self._count(sent, received)
 
     def close(self) -> None:
         """Ends the connection; a later call makes a new one."""
@@ -93,52 +119,43 @@ class Transport:
         if connection is not None:
             connection.channel.close()
 
-    def _counted(self, requests: Iterable[bytes]) -> Iterator[bytes]:
-        for request in requests:
-            self._count(0, len(request), 0)
-            yield request
-
-    def _count(self, round_trips: int, sent: int, received: int) -> None:
+    def _count(self, sent: int, received: int) -> None:
         with self._lock:
-            self.counts.round_trips += round_trips
+            self.counts.round_trips += 1
             self.counts.bytes_sent += sent
             self.counts.bytes_received += received
 
-    def _connected(self, timeout: float) -> _Connection:
+    def _connected(self) -> _Connection:
+        connection = self._connection
+        if connection is not None:
+            return connection
         with self._lock:
             if self._connection is None:
-                self._connection = retry.until_connected(self._connect, min(CONNECT_PATIENCE, timeout))
+                self._connection = _Connection(grpc.insecure_channel(self.target, options=_OPTIONS))
                 self.counts.connections += 1
             return self._connection
 
-    def _connect(self) -> _Connection:
-        channel = grpc.insecure_channel(self.target, options=_OPTIONS)
-        settled = threading.Event()
-        states: list[grpc.ChannelConnectivity] = []
-
-        def changed(state: grpc.ChannelConnectivity) -> None:
-            states.append(state)
-            if state in {grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE}:
-                settled.set()
-
-        channel.subscribe(changed, try_to_connect=True)
-        answered = settled.wait(CONNECT_PATIENCE)
-        channel.unsubscribe(changed)
-        if answered and states[-1] is grpc.ChannelConnectivity.READY:
-            return _Connection(channel)
-        channel.close()
-        raise errors.ConnectError(address=self.target, why="connection refused" if answered else "no answer in time")
+    def _failed(self, failure: Any, timeout: float, sent: int) -> errors.Error:
+        """The error of our tree for one of gRPC's; a call that got no further than connecting is not counted."""
+        error = self._translated(failure, timeout)
+        if isinstance(error, (errors.ConnectError, errors.ConnectionLost)):
+            # A new channel, since this one would wait for gRPC's own pause before it tries again.
+            self.close()
+        if not isinstance(error, errors.ConnectError):
+            self._count(sent, 0)
+        return error
 
     def _translated(self, error: Any, timeout: float) -> errors.Error:
-        """The error of our tree for one of gRPC's: its typed detail if the server sent one, else by status."""
+        """The server's typed detail if it sent one, else by status."""
         code, details = error.code(), error.details() or ""
         for key, value in error.trailing_metadata() or ():
             if key == wire.ERROR_KEY:
                 return wire.error_from(value)
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return errors.DeadlineExceeded(deadline=timeout)
+        if code is grpc.StatusCode.UNAVAILABLE and details.startswith(_NOT_CONNECTED):
+            return errors.ConnectError(address=self.target, why=details)
         if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}:
-            self.close()
             return errors.ConnectionLost(address=self.target, why=details)
         if code is grpc.StatusCode.UNIMPLEMENTED:
             return errors.ProtocolError(what=f"the server at {self.target} does not know this call ({details})")

@@ -31,11 +31,14 @@ def _standard(name: str) -> Implementation:
 
 
 def _arrays(run: Implementation) -> Implementation:
-    """NumPy gives scalars where an array has no dimensions."""
+    """NumPy gives scalars where an array has no dimensions, older wrappers Python's own."""
+
+    def as_array(xp: Any, made: Any) -> Any:
+        return made if getattr(made, "ndim", 0) else xp.asarray(made)
 
     def run_to_arrays(xp: Any, *args: Any, **kwargs: Any) -> Any:
         made = run(xp, *args, **kwargs)
-        return tuple(map(xp.asarray, made)) if isinstance(made, tuple | list) else xp.asarray(made)
+        return tuple(as_array(xp, part) for part in made) if isinstance(made, tuple | list) else as_array(xp, made)
 
     return run_to_arrays
 
@@ -82,6 +85,19 @@ def _repeat(xp: Any, x: Any, repeats: Any, *, axis: int | None = None) -> Any:
     return xp.take(x, positions, axis=axis)
 
 
+def _take_along_axis(xp: Any, x: Any, indices: Any, *, axis: int = -1) -> Any:
+    return xp.take_along_axis(x, indices, axis=axis)  # array_api_compat 1.11 has no default
+
+
+def _rounding(name: str) -> Implementation:
+    """Integers and bools are whole already; some NumPys and CuPys would make floats of them."""
+
+    def run(xp: Any, x: Any) -> Any:
+        return x if xp.isdtype(x.dtype, ("bool", "integral")) else getattr(xp, name)(x)
+
+    return run
+
+
 def _zeros(xp: Any, shape: Any, **kwargs: Any) -> Any:
     """For `empty`: memory that nobody wrote to may hold what another lease left there."""
     return xp.zeros(shape, **kwargs)
@@ -92,10 +108,14 @@ def _zeros_like(xp: Any, x: Any, **kwargs: Any) -> Any:
 
 
 _OWN: dict[str, Implementation] = {
+    "ceil": _rounding("ceil"),
     "clip": _clip,
     "empty": _zeros,
     "empty_like": _zeros_like,
+    "floor": _rounding("floor"),
     "getitem": _getitem,
     "repeat": _repeat,
+    "take_along_axis": _take_along_axis,
+    "trunc": _rounding("trunc"),
 }
 _IMPLEMENTATIONS = {name: _arrays(_OWN.get(name) or _standard(name)) for name in TABLE}

@@ -9,6 +9,7 @@ them.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -27,8 +28,8 @@ DEADLINE_LIMIT = 3600.0
 IDLE_TTL = 30.0
 TTL_LIMIT = 86_400.0
 
-# A shared slot for one call, whose idle time cannot run out before the call's deadline does.
-_ONE_CALL = scheduler.Request(TENANT, idle_ttl=2 * DEADLINE_LIMIT)
+# A shared slot for one call. It ends with the call, whose deadline bounds it, so no clock of its own is kept.
+_ONE_CALL = scheduler.Request(TENANT, idle_ttl=math.inf)
 
 # Writes the body into its place in the slab.
 Fill = Callable[[memoryview], Awaitable[None]]
@@ -133,7 +134,7 @@ class Call:
         finally:
             # A lease that this call allocated and whose caller hears only of a failure would be nobody's.
             if over:
-                self._gate.leases.dealloc(held.key)
+                self._gate.leases.finish(held)
             else:
                 self._gate.leases.end_call(held)
         if not one_call:
@@ -148,7 +149,7 @@ class Call:
         finally:
             leases.end_call(held)
         if self._header.finish:
-            leases.dealloc(held.key)
+            leases.finish(held)
         return answer
 
     async def _slot(self) -> Held:

@@ -95,6 +95,15 @@ class Leases:
         self._handle(scheduler.Dealloc(key))
         return not isinstance(found, scheduler.Ended)
 
+    def finish(self, held: Held) -> None:
+        """Ends a lease whose last call is over; `Dealloc` and what the workers confirm, in one step where they hold
+        nothing of it already."""
+        if held.touched:
+            self._handle(scheduler.Dealloc(held.key))
+        else:
+            self._forget(held)
+            self._handle(scheduler.Finish(held.key))
+
     def begin_call(self, key: str) -> Held:
         """Marks a call as running under a lease, which stops its idle clock; `end_call` must follow.
 

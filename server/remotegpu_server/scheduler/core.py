@@ -34,6 +34,7 @@ from .events import (
     DeviceReady,
     Effect,
     Event,
+    Finish,
     Grant,
     Impossible,
     QueueFull,
@@ -107,6 +108,7 @@ class Scheduler:
             Alloc: self._on_alloc,
             Cancel: self._on_cancel,
             Dealloc: self._on_dealloc,
+            Finish: self._on_finish,
             Renew: self._on_renew,
             CallStarted: self._on_call_started,
             CallEnded: self._on_call_ended,
@@ -208,6 +210,14 @@ class Scheduler:
 
     def _on_dealloc(self, event: Dealloc) -> None:
         self._give_up(event.key, "dealloc")
+
+    def _on_finish(self, event: Finish) -> None:
+        if lease := self._active(event.key):
+            self._deadlines.drop(lease)
+            lease.why, lease.outstanding = "dealloc", len(lease.devices)
+            self._counts[_ENDINGS[lease.why]] += 1
+            for index in lease.devices:
+                self._confirm(lease, self._pool[index])
 
     def _give_up(self, key: str, why: Why) -> None:
         if key in self._queue:

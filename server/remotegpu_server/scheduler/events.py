@@ -41,6 +41,13 @@ class Dealloc:
 
 
 @dataclass(frozen=True, slots=True)
+class Finish:
+    """The lease is given back, and its workers hold nothing of it any more: `Dealloc` and every `Released` at once."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
 class Renew:
     """Restarts the idle clock."""
 
@@ -91,7 +98,7 @@ class Tick:
     """Time passed."""
 
 
-Event = Alloc | Cancel | Dealloc | Renew | CallStarted | CallEnded | Released | DeviceLost | DeviceReady | Tick
+Event = Alloc | Cancel | Dealloc | Finish | Renew | CallStarted | CallEnded | Released | DeviceLost | DeviceReady | Tick
 
 # ---- reasons to refuse --------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ def _fill(operation: str, fill_value: Operand, dtype: Dtype | None) -> Dtype:
     if not isinstance(fill_value, int | float):
         raise TypeError(f"{operation}: fill_value must be a number, not {fill_value!r:.40}")
     with np.errstate(all="ignore"):
-        made: Dtype = np.full((), fill_value, dtype).dtype
+        made: Dtype = np.asarray(fill_value, dtype).dtype
     return made
 
 

@@ -73,7 +73,10 @@ def elementwise(operation: str, **named: Operand) -> Metas:
     """Functions of one or two arrays of the same or broadcast shapes."""
     operands = list(named.values())
     _at_least_one_array(operation, operands)
-    dtype = dtype_from(operation, getattr(np, operation), operands)
+    if operation in {"ceil", "floor", "trunc"} and operands[0].dtype.kind in "biu":
+        dtype = operands[0].dtype  # NumPy 2.0 gives float64
+    else:
+        dtype = dtype_from(operation, getattr(np, operation), operands)
     return (Meta(dtype, shapes.broadcast(operation, [operand_shape(o) for o in operands])),)
 
 

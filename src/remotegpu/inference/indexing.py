@@ -83,7 +83,7 @@ def getitem(operation: str, x: Operand, index: tuple[Any, ...]) -> Metas:
     sizes: list[Size] = []
     arrays: list[Shape] = []
     places: list[int] = []  # of the items that are arrays
-    ahead = 0  # dimensions of the result before the first of them
+    ahead = 0  # dimensions of the result before those of the arrays, if these are side by side
     axis = 0
     for place, item in enumerate(items):
         axes = shape[axis : axis + _consumed(item)]
@@ -94,7 +94,7 @@ def getitem(operation: str, x: Operand, index: tuple[Any, ...]) -> Metas:
             sizes.append(_sliced(axes[0], item))
         elif item is not Ellipsis:
             arrays.append(_array_shape(item, axes))
-            ahead = ahead if places else len(sizes)
+            ahead = len(sizes)
             places.append(place)
     if not advanced:
         return (Meta(x.dtype, tuple(sizes)),)

@@ -16,9 +16,7 @@ from remotegpu.inference.elementwise import Metas, Operand, dtype_from, refuse_c
 _INT = np.dtype(np.int64)
 
 
-def _shapes_of(operation: str, arrays: Any) -> list[Shape]:
-    if not isinstance(arrays, tuple):
-        raise TypeError(f"{operation}: arrays must be a tuple or list of arrays, not {arrays!r:.60}")
+def _shapes_of(operation: str, arrays: tuple[Operand, ...]) -> list[Shape]:
     return [shape_of(operation, f"arrays[{i}]", array) for i, array in enumerate(arrays)]
 
 
@@ -46,7 +44,7 @@ def concat(operation: str, arrays: Any, axis: Any) -> Metas:
     if found:
         axis = shapes.axis_of(operation, axis, len(found[0]))
     sizes = _joined(operation, found, axis)
-    sizes[axis] = shapes.total(shape[axis] for shape in found)
+    sizes[axis] = shapes.total([shape[axis] for shape in found])
     return (Meta(np.result_type(*(array.dtype for array in arrays)), tuple(sizes)),)
 
 
@@ -91,7 +89,9 @@ def broadcast_to(operation: str, x: Operand, shape: Any) -> Metas:
     """The array in that shape."""
     target = shapes.integers(operation, "shape", shape)
     given = shape_of(operation, "x", x)
-    if shapes.common(given, target) != target or any(size < 0 for size in target):
+    pairs = zip(reversed(given), reversed(target), strict=False)
+    fits = len(given) <= len(target) and all(isinstance(a, Dim) or a in (1, b) for a, b in pairs)
+    if not fits or any(size < 0 for size in target):
         raise ValueError(f"{operation}: shape {shapes.text(given)} does not broadcast to {target}")
     return (Meta(x.dtype, target),)
 
@@ -262,7 +262,7 @@ def diff(operation: str, x: Operand, axis: Any, n: Any, prepend: Operand, append
     parts = [shape_of(operation, "prepend or append", part) for part in (prepend, append) if part is not None]
     parts = [part or _longer(shape, axis, 1) for part in parts]
     sizes = _joined(operation, [shape, *parts], axis)
-    size = shapes.total(part[axis] for part in (shape, *parts))
+    size = shapes.total([part[axis] for part in (shape, *parts)])
     sizes[axis] = max(size - times, 0) if isinstance(size, int) else Dim()
     dtype = np.result_type(*(part.dtype for part in (x, prepend, append) if part is not None))
     return (Meta(dtype_from(operation, lambda probe: np.diff(probe.reshape(1, 0)), [Meta(dtype, ())]), tuple(sizes)),)

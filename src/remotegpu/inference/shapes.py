@@ -79,13 +79,10 @@ def factors(sizes: Iterable[Size]) -> tuple[int, list[Dim]]:
     return known, symbols
 
 
-def total(sizes: Iterable[Size]) -> Size:
-    """The sum of sizes: a fresh symbol if one of them is a symbol and another is not 0."""
-    parts = [size for size in sizes if size != 0]
-    if len(parts) == 1:
-        return parts[0]
-    known = [size for size in parts if isinstance(size, int)]
-    return sum(known) if len(known) == len(parts) else Dim()
+def total(sizes: Sequence[Size]) -> Size:
+    """The sum of sizes: a fresh symbol if one of them is a symbol."""
+    known = [size for size in sizes if isinstance(size, int)]
+    return sum(known) if len(known) == len(sizes) else Dim()
 
 
 def unified(first: Size, second: Size) -> Size | None:
@@ -106,8 +103,7 @@ def _broadcast_size(first: Size, second: Size) -> Size | None:
     return first if isinstance(second, Dim) else None
 
 
-def common(first: Shape, second: Shape) -> Shape | None:
-    """The shape that two broadcast to, None if they do not."""
+def _common(first: Shape, second: Shape) -> Shape | None:
     if len(first) < len(second):
         first, second = second, first
     ahead = len(first) - len(second)
@@ -126,7 +122,7 @@ def broadcast(operation: str, shapes: Sequence[Shape]) -> Shape:
         return ()
 
     def step(first: Shape, second: Shape) -> Shape:
-        made = common(first, second)
+        made = _common(first, second)
         if made is None:
             raise ValueError(f"{operation}: the shapes {' and '.join(map(text, shapes))} do not broadcast together")
         return made
