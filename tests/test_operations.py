@@ -9,14 +9,12 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-import array_api_compat.numpy
 import numpy as np
 import pytest
 
 from remotegpu import dtypes, graph, operations
 from remotegpu.operations import record
 from remotegpu.opset import TABLE
-from remotegpu_server.backends.operations import implementation
 from tests.fixtures.numpy_session import NumpySession
 
 RNG = np.random.default_rng(0)
@@ -365,38 +363,3 @@ def test_record_makes_plain_values_of_what_python_takes_for_them() -> None:
         record("sum", (x,), {"axis": {0}})
     with pytest.raises(TypeError, match="axis must be an integer, not None"):
         record("sum", (x,), {"axis": (None,)})
-
-
-class TestImplementation:
-    """What the server runs."""
-
-    xp = array_api_compat.numpy
-
-    @pytest.mark.parametrize("name", ["load", "save", "fromfile", "memmap", "linalg", "__class__", "asarray", ""])
-    def test_only_names_of_the_table_are_looked_up(self, name: str) -> None:
-        assert implementation(name) is None
-
-    def run(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        function = implementation(name)
-        assert function is not None
-        return function(self.xp, *args, **kwargs)
-
-    def test_clip_leaves_its_bounds_alone_and_keeps_the_dtype(self) -> None:
-        x = np.array([-100, 0, 100], np.int8)
-        low, high = np.array([-1000, 1, -5], np.int64), np.array([7, 7, 1000], np.int64)
-        low.flags.writeable = high.flags.writeable = False
-        np.testing.assert_array_equal(self.run("clip", x, low, high), np.array([-100, 1, 100], np.int8), strict=True)
-        np.testing.assert_array_equal(self.run("clip", x.astype(np.uint8), 0, 0), np.zeros(3, np.uint8), strict=True)
-        big = np.array([0, 2**64 - 1], np.uint64)
-        np.testing.assert_array_equal(self.run("clip", big, np.int64(-3), np.array(2**62)), [0, 2**62])
-        assert self.run("clip", np.float32(3), np.array([1.0, 2.0]), None).dtype == np.float32
-        assert np.isnan(self.run("clip", np.array([np.nan, 1.0]), 0.0, np.array(np.nan))).all()
-
-    def test_empty_shows_nobody_elses_memory(self) -> None:
-        np.full(10_000, 7.0)
-        assert not self.run("empty", (10_000,), dtype=np.dtype(np.float64)).any()
-        assert not self.run("empty_like", np.ones(10_000)).any()
-
-    def test_repeat_refuses_negative_numbers(self) -> None:
-        with pytest.raises(ValueError, match="must not be negative"):
-            self.run("repeat", V, np.array([1, -1, 1, 1]))

@@ -44,4 +44,5 @@ def test_sources_have_a_licence_line_and_no_file_is_feared() -> None:
         if "/v1/" not in name:
             text = (ROOT / name).read_text()
             assert "SPDX-License-Identifier: Apache-2.0" in text[:200] or not text, name
-            assert text.count("\n") <= 400, f"{name} has more than 400 lines"
+            limit = 600 if name.startswith("tests/") else 400
+            assert text.count("\n") <= limit, f"{name} has more than {limit} lines"
