@@ -283,3 +283,11 @@ def test_operation_that_fails_on_the_device_names_itself(client: Client) -> None
         assert caught.value.operation == "add"
         assert "Traceback" in caught.value.traceback
         assert lease.finish(xp.sum(chosen)) == 5
+
+
+def test_error_about_something_very_long_still_is_that_error(client: Client) -> None:
+    name = "\N{SNOWMAN}" * 100_000
+    with client.lease() as lease, pytest.raises(remotegpu.ModelNotFound) as caught:
+        lease.finish(lease.model(name)(np.zeros(3))["y"])
+    assert len(caught.value.given) == 1500
+    assert "linear" in caught.value.limit

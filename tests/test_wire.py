@@ -293,3 +293,13 @@ def test_a_field_without_a_value_is_as_if_it_had_not_come() -> None:
     detail.fields.add(name="why", text="draining")
     detail.fields.add(name="retry_after")
     assert wire.error_from(detail.SerializeToString()).fields() == {"why": "draining", "retry_after": 1.0}
+
+
+def test_long_texts_are_clipped_at_their_beginning_and_surrogates_replaced() -> None:
+    error = errors.RemoteError(node=0, operation="add", why="x" * 10_000 + "end", traceback="\ud800")
+    again = wire.error_from(wire.error_detail(error))
+    assert isinstance(again, errors.RemoteError)
+    assert len(again.why) == 1500
+    assert again.why.startswith("... x")
+    assert again.why.endswith("xend")
+    assert again.traceback == "?"

@@ -35,6 +35,8 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_LIMIT),
     ("grpc.max_send_message_length", -1),
     ("grpc.so_reuseport", 0),
+    # Typed errors travel as metadata, and may be longer than gRPC's 8 KiB in other alphabets.
+    ("grpc.max_metadata_size", 64 * 1024),
     # A first picture must not wait for window updates: HTTP/2 starts with 64 KiB.
     ("grpc.http2.lookahead_bytes", MESSAGE_LIMIT),
     # Clients that ping while a call is quiet are not sent away (gRPC's default allows one ping in 5 minutes).

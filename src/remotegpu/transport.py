@@ -25,6 +25,8 @@ _NOT_CONNECTED = ("failed to connect to all addresses", "DNS resolution failed")
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
+    # Typed errors travel as metadata, and may be longer than gRPC's 8 KiB in other alphabets.
+    ("grpc.max_metadata_size", 64 * 1024),
     # A new channel must be a new connection: the process-wide pool would hand out the dead one again.
     ("grpc.use_local_subchannel_pool", 1),
     # HTTP/2 starts with a window of 64 KiB, which would cost round trips for each larger result.

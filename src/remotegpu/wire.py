@@ -151,13 +151,20 @@ def messages(header: bytes, middle: Buffer, parts: Sequence[Buffer], limit: int 
         yield join(b"", b"", group)
 
 
+def clipped(text: str, limit: int = 1500) -> str:
+    """A text that fits beside others into the metadata of a call, which HTTP/2 peers bound: its end is kept, where
+    tracebacks say what happened. Lone surrogates, which UTF-8 does not have, are replaced."""
+    text = text.encode(errors="replace").decode()
+    return text if len(text) <= limit else f"... {text[4 - limit :]}"
+
+
 def error_detail(error: errors.Error) -> bytes:
-    """An error as `remotegpu.v1.ErrorDetail` bytes."""
+    """An error as `remotegpu.v1.ErrorDetail` bytes; long texts are clipped."""
     detail = error_pb2.ErrorDetail(kind=type(error).__name__)
     for name, value in error.fields().items():
         field = detail.fields.add(name=name)
         if isinstance(value, str):
-            field.text = value
+            field.text = clipped(value)
         elif isinstance(value, int) and -(2**63) <= value < 2**63:
             field.integer = value
         else:  # a real number, or a size beyond 64 bits that somebody asked for

@@ -185,4 +185,4 @@ def _unary(method: UnaryMethod) -> grpc.RpcMethodHandler[bytes, bytes]:
 async def _abort(context: Context, error: errors.Error) -> None:
     """The one place where an error becomes a status: its class names the code, its fields go along."""
     code: Any = getattr(grpc.StatusCode, error.status)
-    await context.abort(code, str(error), ((wire.ERROR_KEY, wire.error_detail(error)),))
+    await context.abort(code, wire.clipped(str(error)), ((wire.ERROR_KEY, wire.error_detail(error)),))
