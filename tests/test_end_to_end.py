@@ -188,6 +188,16 @@ def test_gang_has_two_devices_and_each_runs_its_own_program(client: Client) -> N
             lease.fetch(first, second)
 
 
+def test_device_of_a_deferred_lease_stays_the_same_device_when_it_is_granted(client: Client) -> None:
+    with client.lease() as lease:
+        before = lease.xp.zeros((1,)).device
+        lease.fetch(lease.xp.zeros((1,)))
+        array = lease.xp.ones((2,), device=before)
+        assert array.device == before
+        assert "CPU" in str(array.device)
+        lease.finish(array)
+
+
 def test_exclusive_gang_makes_others_busy_with_an_answer_they_can_use(client: Client) -> None:
     with client.alloc(gpus=2, exclusive=True) as lease:
         with pytest.raises(remotegpu.Busy) as caught:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -35,11 +35,12 @@ DEALLOC_PATIENCE = 0.25
 
 @dataclass(frozen=True, slots=True)
 class LeasedDevice:
-    """A device of a lease, `index` counting from 0 within the lease."""
+    """A device of a lease, `index` counting from 0 within the lease. `name` and `uuid` are known once it is granted, so
+    equality does not depend on them."""
 
     index: int
-    name: str = ""
-    uuid: str = ""
+    name: str = field(default="", compare=False)
+    uuid: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return f"device {self.index}" + (f" ({self.name})" if self.name else "")

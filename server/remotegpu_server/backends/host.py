@@ -30,6 +30,8 @@ class HostDevice:
         that one program that asks for too much gets an error and not the out-of-memory killer."""
         self._memory = memory
         self._arenas: list[HostArray] = []
+        # Infinities and NaN are results, as on a GPU, not lines on the operator's screen.
+        np.seterr(all="ignore")
         limit = _private_bytes() + memory
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
