@@ -227,7 +227,8 @@ class Lease:
     ) -> list[Any]:
         if self._ended:
             raise errors.LeaseExpired(lease=self._key, why="dealloc")
-        freed, session.freed[:] = list(session.freed), []
+        # One by one: a handle may join the list meanwhile, when the collector finds its array.
+        freed = [session.freed.pop() for _ in range(len(session.freed))]
         plan = graph.plan(wanted, keep=None if finish else self._ids.__next__, fetch=fetch, free=freed)
         header = compute_pb2.RunHeader(device=session._index, finish=finish)
         if self._key:
