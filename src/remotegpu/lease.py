@@ -60,9 +60,9 @@ class Reservation:
     def message(self) -> lease_pb2.AllocRequest:
         """As it travels. Raises InvalidInput for what no server could grant."""
         limits = {"gpus": (self.gpus, 1), "memory": (self.memory, 0), "timeout": (self.timeout, 0)}
-        for field, (given, least) in limits.items():
+        for name, (given, least) in limits.items():
             if given < least:
-                raise errors.InvalidInput(field=field, limit=f"at least {least}", given=str(given))
+                raise errors.InvalidInput(field=name, limit=f"at least {least}", given=str(given))
         return lease_pb2.AllocRequest(
             gpus=self.gpus,
             memory=self.memory,
