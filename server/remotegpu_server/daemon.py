@@ -145,7 +145,13 @@ def run(settings: Settings, devices: Sequence[DeviceSpec], *, stop_at_end_of_inp
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         if stop_at_end_of_input:
-            loop.add_reader(sys.stdin.fileno(), lambda: None if os.read(sys.stdin.fileno(), 4096) else stop.set())
+
+            def read_input() -> None:
+                if not os.read(sys.stdin.fileno(), 4096):
+                    loop.remove_reader(sys.stdin.fileno())
+                    stop.set()
+
+            loop.add_reader(sys.stdin.fileno(), read_input)
         await Daemon(settings, devices).run(lambda port, workers: _announce(settings, port, workers), stop)
 
     asyncio.run(main())

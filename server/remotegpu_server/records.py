@@ -26,8 +26,10 @@ class Run(NamedTuple):
     lease: int
     # Bytes that the lease declared on this device; 0: undeclared.
     memory_limit: int
-    # Free what the lease holds when the program has run.
+    # Free what the lease holds when the program has run well.
     finish: int
+    # On CLOCK_MONOTONIC: nobody waits for the result after it; 0: no such time.
+    deadline_ns: int = 0
 
 
 class Drop(NamedTuple):
@@ -68,6 +70,12 @@ class Done(NamedTuple):
     memory_held: int
 
 
+class Parked(NamedTuple):
+    """Worker to daemon: the program has run, but its reply waits for room; Done follows."""
+
+    call: int
+
+
 class Dropped(NamedTuple):
     """Worker to daemon: nothing of that lease is left on the device."""
 
@@ -82,16 +90,17 @@ class Failed(NamedTuple):
     size: int
 
 
-Record = Run | Drop | ReleaseReply | Ready | Done | Dropped | Failed
+Record = Run | Drop | ReleaseReply | Ready | Done | Dropped | Failed | Parked
 # A packet is the number of the kind and the fields in this layout.
 _LAYOUTS: dict[type[Record], struct.Struct] = {
-    Run: struct.Struct("<BQQQQQQB"),
+    Run: struct.Struct("<BQQQQQQBQ"),
     Drop: struct.Struct("<BQ"),
     ReleaseReply: struct.Struct("<BQ"),
     Ready: struct.Struct("<BQQQ"),
     Done: struct.Struct("<BQBQQQQQQQQ"),
     Dropped: struct.Struct("<BQQ"),
     Failed: struct.Struct("<BQQ"),
+    Parked: struct.Struct("<BQ"),
 }
 _NUMBERS = {cls: number for number, cls in enumerate(_LAYOUTS)}
 _KINDS = tuple(_LAYOUTS.items())

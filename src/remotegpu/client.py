@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import numpy as np
 
 from remotegpu import errors, graph, program, wire
 from remotegpu.config import parse_url, url_from
-from remotegpu.lease import Lease, Reservation
+from remotegpu.lease import Lease, Reservation, check_seconds
 from remotegpu.local import LocalServer
 from remotegpu.model import Catalog, ModelSignature
 from remotegpu.result import Reply, receive
@@ -42,13 +43,17 @@ class Client:
     """A server that lends GPUs. Making one does no work: the first call connects. Safe to use from many threads.
 
     `url`: "grpc://host:port", or "local:" for a server of this process's own, on the CPU where there is no GPU.
-    `timeout`: seconds for calls that are not given one. Raises ConfigurationError for another kind of URL."""
+    `timeout`: seconds for calls that are not given one. Raises ConfigurationError for another kind of URL,
+    InvalidInput for a timeout that is not a finite number above 0."""
 
     def __init__(self, url: str, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        check_seconds("timeout", timeout)
         self._endpoint = parse_url(url)
         self._timeout = timeout
         self._local: LocalServer | None = None
         self._transport: Transport | None = None if self._endpoint.local else Transport(self._endpoint.target)
+        # Held while the server of `local:` starts or is taken away, so that there is only one.
+        self._starting = threading.Lock()
         self.catalog = Catalog()
 
     @classmethod
@@ -69,17 +74,21 @@ class Client:
 
     def close(self) -> None:
         """Ends the connection, and the server of `local:`. Leases that are still open end by their TTL."""
-        if self._transport is not None:
-            self._transport.close()
-        if self._local is not None:
-            self._local.stop()
-            self._local = self._transport = None
+        with self._starting:
+            transport, local = self._transport, self._local
+            if local is not None:
+                self._local = self._transport = None
+        if transport is not None:
+            transport.close()
+        if local is not None:
+            local.stop()
 
     def statistics(self) -> Statistics:
         """Round trips, connections and bytes of this client so far."""
-        if self._transport is None:
+        transport = self._transport
+        if transport is None:
             return Statistics(0, 0, 0, 0)
-        counts = self._transport.counts
+        counts = transport.counts
         return Statistics(counts.round_trips, counts.connections, counts.bytes_sent, counts.bytes_received)
 
     # Leases.
@@ -135,15 +144,16 @@ class Client:
     def dealloc(self, lease: str, *, timeout: float | None = None, tolerant: bool = False) -> bool:
         """Ends a lease by its id; False if it had ended already. One round trip; `timeout` in seconds.
 
-        Raises LeaseUnknown or a TransportError; if `tolerant`, neither: the server's TTL ends the lease then."""
+        Raises LeaseUnknown, InvalidInput or a TransportError; if `tolerant`, nothing of the tree and False: the
+        server's TTL ends the lease then."""
         request = scheduler_pb2.DeallocRequest(lease=lease).SerializeToString()
         try:
-            answer = self._connected().unary("Scheduler/Dealloc", request, timeout or self._timeout)
-        except (errors.TransportError, errors.LeaseUnknown):
+            answer = self._connected().unary("Scheduler/Dealloc", request, self._seconds(timeout))
+            return wire.parse(scheduler_pb2.DeallocReply, answer).ended_now
+        except errors.Error:
             if tolerant:
                 return False
             raise
-        return wire.parse(scheduler_pb2.DeallocReply, answer).ended_now
 
     # Without a lease.
 
@@ -166,10 +176,20 @@ class Client:
     # Calls.
 
     def _connected(self) -> Transport:
-        if self._transport is None:
-            self._local = LocalServer()
-            self._transport = Transport(f"127.0.0.1:{self._local.port}")
-        return self._transport
+        transport = self._transport
+        if transport is not None:
+            return transport
+        with self._starting:
+            if self._transport is None:
+                self._local = LocalServer()
+                self._transport = Transport(f"127.0.0.1:{self._local.port}")
+            return self._transport
+
+    def _seconds(self, timeout: float | None) -> float:
+        if timeout is None:
+            return self._timeout
+        check_seconds("timeout", timeout)
+        return timeout
 
     def run(self, plan: graph.Plan, header: compute_pb2.RunHeader, timeout: float | None) -> Reply:
         """Sends one program: the mechanism under `Lease.fetch`. Raises any error of the tree."""
@@ -185,7 +205,7 @@ class Client:
         timeout: float | None,
     ) -> Reply:
         """Sends an encoded program whose result has that many bytes. Raises any error of the tree."""
-        seconds = self._timeout if timeout is None else timeout
+        seconds = self._seconds(timeout)
         header.body_size = body.size
         header.deadline_ms = max(round(seconds * 1000), 1)
         header.catalog = self.catalog.digest
@@ -219,6 +239,12 @@ def _size(meta: graph.Meta) -> float:
     return math.inf if None in sizes else meta.dtype.itemsize * math.prod(size or 0 for size in sizes)
 
 
+def _sendable(given: Any) -> Any:
+    """A C-contiguous array in the wire's byte order, copied only if need be."""
+    array = np.asarray(given, order="C")
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("<"))
+
+
 class OneCallModel:
     """A model without a lease: the call takes a shared slot of any device for as long as it runs.
 
@@ -236,7 +262,7 @@ class OneCallModel:
         """The outputs by name, as NumPy arrays, in one round trip. Inputs by position or by name: NumPy arrays or
         anything `numpy.asarray` takes. Raises any error of the tree."""
         names = ("",) * len(inputs) + tuple(named)
-        arrays = [np.asarray(array, order="C") for array in (*inputs, *named.values())]
+        arrays = [_sendable(array) for array in (*inputs, *named.values())]
         digest = self._client.catalog.digest
         key = (digest, names, *[(array.dtype, array.shape) for array in arrays])
         known = self._programs.get(key)

@@ -33,6 +33,16 @@ Fetchable = Array | ModelOutputs
 DEALLOC_PATIENCE = 0.25
 
 
+# The longest time that can be asked for: what the wire's 32 bits of milliseconds hold. Seconds.
+LONGEST = (2**32 - 1) / 1000
+
+
+def check_seconds(field: str, given: float) -> None:
+    """Raises InvalidInput for a time that is not above 0, not a number, or too long for the wire."""
+    if not 0 < given <= LONGEST:  # false for NaN
+        raise errors.InvalidInput(field=field, limit=f"seconds above 0, at most {LONGEST:.0f}", given=str(given))
+
+
 @dataclass(frozen=True, slots=True)
 class LeasedDevice:
     """A device of a lease, `index` counting from 0 within the lease. `name` and `uuid` are known once it is granted, so
@@ -59,10 +69,15 @@ class Reservation:
 
     def message(self) -> lease_pb2.AllocRequest:
         """As it travels. Raises InvalidInput for what no server could grant."""
-        limits = {"gpus": (self.gpus, 1), "memory": (self.memory, 0), "timeout": (self.timeout, 0)}
+        limits = {"gpus": (self.gpus, 1), "memory": (self.memory, 0)}
         for name, (given, least) in limits.items():
             if given < least:
                 raise errors.InvalidInput(field=name, limit=f"at least {least}", given=str(given))
+        if self.timeout:  # 0 is an answer at once
+            check_seconds("timeout", self.timeout)
+        check_seconds("idle_ttl", self.idle_ttl)
+        if self.hard_ttl is not None:
+            check_seconds("hard_ttl", self.hard_ttl)
         return lease_pb2.AllocRequest(
             gpus=self.gpus,
             memory=self.memory,
@@ -106,19 +121,19 @@ class DeviceSession:
         self._lease._run(self, values, fetch=False, finish=False)
 
     def known_signature(self, name: str) -> ModelSignature | None:
-        """The model's signature if this process has it already. Raises ModelNotFound if the server has no such one."""
-        catalog = self._lease._client.catalog
-        if name not in catalog.models and catalog.digest:
-            raise errors.ModelNotFound(field="model", limit=", ".join(catalog.models) or "none", given=name)
-        return catalog.models.get(name)
+        """The model's signature if this process has it already. None says nothing about the server: it may have got
+        the model since."""
+        return self._lease._client.catalog.models.get(name)
 
     def signature(self, name: str) -> ModelSignature:
-        """The model's signature; asks the server, once per process, if need be. Raises ModelNotFound."""
+        """The model's signature; asks the server if it is not known. Raises ModelNotFound if it has no such model."""
         found = self.known_signature(name)
         if found is None:
             self._lease._client.models()
             found = self.known_signature(name)
-            assert found is not None, "known_signature has raised"
+        if found is None:
+            names = ", ".join(self._lease._client.catalog.models)
+            raise errors.ModelNotFound(field="model", limit=names or "none", given=name)
         return found
 
 
@@ -237,10 +252,12 @@ class Lease:
             header.alloc.CopyFrom(self._reservation.message())
         try:
             reply = self._client.run(plan, header, timeout)
+            self.timing = reply.timing
+            if reply.header.HasField("lease"):
+                self._granted(reply.header.lease)
+            return reply.results(plan, session.freed)
         except BaseException:
-            session.freed.extend(freed)
+            # The program may have run all the same, and what it kept would have no owner. To free twice does no harm.
+            kept = (o.keep for o in plan.outputs if o.keep and (o.value is None or o.value.handle is None))
+            session.freed.extend((*freed, *kept))
             raise
-        self.timing = reply.timing
-        if reply.header.HasField("lease"):
-            self._granted(reply.header.lease)
-        return reply.results(plan, session.freed)

@@ -161,13 +161,14 @@ class ModelOutputs:
     def _array(self, name: str) -> Array:
         from remotegpu.array import Array
 
-        if self._signature is None or self._metas is None:
-            return Array(graph.Value(graph.NamedPort(self.call, name)), self.session)
-        names = [tensor.name for tensor in self._signature.outputs]
-        if name not in names:
-            raise KeyError(f"model {self.call.model!r} has the outputs {', '.join(names)}, not {name!r}")
-        port = names.index(name)
-        return Array(graph.Value(self.call, self._metas[port], port), self.session)
+        meta = graph.UNKNOWN
+        if self._signature is not None and self._metas is not None:
+            names = [tensor.name for tensor in self._signature.outputs]
+            if name not in names:
+                raise KeyError(f"model {self.call.model!r} has the outputs {', '.join(names)}, not {name!r}")
+            meta = self._metas[names.index(name)]
+        # By name, not by its place in the signature: the server may have another version of the model by now.
+        return Array(graph.Value(graph.NamedPort(self.call, name), meta), self.session)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -44,8 +44,9 @@ def encode(plan: graph.Plan) -> tuple[pb.Program, wire.Body]:
 
 def _number(dtype: Dtype) -> pb.DType.ValueType:
     number = number_of(dtype)
-    if number is None:
-        raise errors.InvalidInput(field="dtype", limit="a dtype that travels", given=str(dtype))
+    # The wire knows one byte order: the bytes of the other one would arrive as other numbers.
+    if number is None or dtype != dtype.newbyteorder("<"):
+        raise errors.InvalidInput(field="dtype", limit="a little-endian dtype that travels", given=str(dtype))
     return cast("pb.DType.ValueType", number)
 
 

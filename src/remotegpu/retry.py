@@ -5,6 +5,7 @@ twice. tenacity is loaded on the first failure, not before."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -16,9 +17,11 @@ T = TypeVar("T")
 def until_connected(attempt: Callable[[], T], patience: float) -> T:
     """The result of `attempt`, which is repeated with growing, jittered pauses while it raises ConnectError, for at
     most `patience` seconds. Raises the last ConnectError."""
+    until = time.monotonic() + patience
     try:
         return attempt()
     except errors.ConnectError:
+        patience = until - time.monotonic()
         if patience <= 0:
             raise
     import tenacity

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,10 @@ _GRACE = 0.5
 # says otherwise counts as a call whose outcome is unknown. (Watching the channel's state instead would say it without
 # words, but a process that ends within 0.2 s of that hangs in the channel's destructor: grpcio 1.85.)
 _NOT_CONNECTED = ("failed to connect to all addresses", "DNS resolution failed")
+
+# How gRPC begins the details of RESOURCE_EXHAUSTED when the server has as many calls as it takes; with other details it
+# is a message that is too large, for instance, which trying again does not help.
+_TOO_MANY_CALLS = "Concurrent RPC limit"
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
@@ -49,6 +54,9 @@ class _Connection:
 
     def __init__(self, channel: grpc.Channel) -> None:
         self.channel = channel
+        # Calls under way. A dropped channel is closed by its last one, since closing cancels the others: theirs fail
+        # by themselves, and those that were never sent say so and can be tried again.
+        self.users = 0
         self._methods: dict[tuple[str, str], Any] = {}
 
     def method(self, kind: str, name: str) -> Any:
@@ -69,13 +77,17 @@ class Transport:
         self._connection: _Connection | None = None
 
     def unary(self, method: str, request: bytes, timeout: float) -> bytes:
-        """One message each way. Timeout in seconds. Raises any error of the tree."""
+        """One message each way. Timeout in seconds, for all attempts together. Raises any error of the tree."""
+        until = time.monotonic() + timeout
 
         def attempt() -> bytes:
+            connection = self._acquire()
             try:
-                reply: bytes = self._connected().method("unary_unary", method)(request, timeout=timeout + _GRACE)
-            except grpc.RpcError as error:
-                raise self._failed(error, timeout, len(request)) from error
+                reply: bytes = connection.method("unary_unary", method)(request, timeout=_left(until))
+            except (grpc.RpcError, ValueError) as error:
+                raise self._failed(error, connection, timeout, len(request)) from error
+            finally:
+                self._release(connection)
             self._count(len(request), len(reply))
             return reply
 
@@ -85,7 +97,8 @@ class Transport:
         self, method: str, requests: Callable[[], Iterator[bytes]], single: bool, timeout: float
     ) -> Iterator[bytes]:
         """Messages both ways; `requests` gives them, again if need be. `single`: there is only one, which spares a
-        sending thread. Timeout in seconds. Raises any error of the tree."""
+        sending thread. Timeout in seconds, for all attempts together. Raises any error of the tree."""
+        until = time.monotonic() + timeout
         sent = 0
 
         def counted() -> Iterator[bytes]:
@@ -94,24 +107,32 @@ class Transport:
                 sent += len(request)
                 yield request
 
-        def attempt() -> tuple[bytes, Iterator[bytes]]:
-            call = self._connected().method("unary_stream" if single else "stream_stream", method)
+        def attempt() -> tuple[bytes, Iterator[bytes], _Connection]:
+            connection = self._acquire()
             messages = counted()
             try:
-                replies = call(next(messages) if single else messages, timeout=timeout + _GRACE)
-                return next(replies, b""), replies
-            except grpc.RpcError as error:
-                raise self._failed(error, timeout, sent) from error
+                call = connection.method("unary_stream" if single else "stream_stream", method)
+                replies = call(next(messages) if single else messages, timeout=_left(until))
+                return next(replies, b""), replies, connection
+            except (grpc.RpcError, ValueError) as error:
+                failure = self._failed(error, connection, timeout, sent)
+                self._release(connection)
+                raise failure from error
+            except BaseException:
+                self._release(connection)
+                raise
 
-        first, replies = retry.until_connected(attempt, min(CONNECT_PATIENCE, timeout))
+        first, replies, connection = retry.until_connected(attempt, min(CONNECT_PATIENCE, timeout))
         received = len(first)
-        yield first
         try:
+            yield first
             for reply in replies:
                 received += len(reply)
                 yield reply
         except grpc.RpcError as error:
-            raise self._failed(error, timeout, sent) from error
+            raise self._failed(error, connection, timeout, sent) from error
+        finally:
+            self._release(connection)
         self._count(sent, received)
 
     def close(self) -> None:
@@ -127,28 +148,42 @@ class Transport:
             self.counts.bytes_sent += sent
             self.counts.bytes_received += received
 
-    def _connected(self) -> _Connection:
-        connection = self._connection
-        if connection is not None:
-            return connection
+    def _acquire(self) -> _Connection:
+        """The connection for one call, made if there is none; `_release` gives it back."""
         with self._lock:
             if self._connection is None:
                 self._connection = _Connection(grpc.insecure_channel(self.target, options=_OPTIONS))
                 self.counts.connections += 1
+            self._connection.users += 1
             return self._connection
 
-    def _failed(self, failure: Any, timeout: float, sent: int) -> errors.Error:
+    def _release(self, connection: _Connection) -> None:
+        with self._lock:
+            connection.users -= 1
+            unused = not connection.users and self._connection is not connection
+        if unused:
+            connection.channel.close()
+
+    def _failed(self, failure: Any, connection: _Connection, timeout: float, sent: int) -> errors.Error:
         """The error of our tree for one of gRPC's; a call that got no further than connecting is not counted."""
         error = self._translated(failure, timeout)
         if isinstance(error, (errors.ConnectError, errors.ConnectionLost)):
-            # A new channel, since this one would wait for gRPC's own pause before it tries again.
-            self.close()
+            # A new channel, since this one would wait for gRPC's own pause before it tries again. Another thread may
+            # have made it already, which must stay.
+            with self._lock:
+                if self._connection is connection:
+                    self._connection = None
         if not isinstance(error, errors.ConnectError):
             self._count(sent, 0)
         return error
 
     def _translated(self, error: Any, timeout: float) -> errors.Error:
-        """The server's typed detail if it sent one, else by status."""
+        """The server's typed detail if it sent one, else by status. Raises a ValueError of another origin again."""
+        if isinstance(error, ValueError):
+            if "closed channel" not in str(error):
+                raise error
+            # `close` came between the choice of the channel and the call: nothing was sent.
+            return errors.ConnectError(address=self.target, why=str(error))
         code, details = error.code(), error.details() or ""
         for key, value in error.trailing_metadata() or ():
             if key == wire.ERROR_KEY:
@@ -161,6 +196,11 @@ class Transport:
             return errors.ConnectionLost(address=self.target, why=details)
         if code is grpc.StatusCode.UNIMPLEMENTED:
             return errors.ProtocolError(what=f"the server at {self.target} does not know this call ({details})")
-        if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_MANY_CALLS in details:
             return errors.Unavailable(why=details)
         return errors.UnknownRemoteError(kind=code.name, why=details)
+
+
+def _left(until: float) -> float:
+    """Seconds that an attempt may take, so that all of them end by `until` (of `time.monotonic`), and the grace."""
+    return max(until - time.monotonic(), 0.0) + _GRACE

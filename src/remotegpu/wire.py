@@ -151,11 +151,11 @@ def messages(header: bytes, middle: Buffer, parts: Sequence[Buffer], limit: int 
         yield join(b"", b"", group)
 
 
-def clipped(text: str, limit: int = 1500) -> str:
-    """A text that fits beside others into the metadata of a call, which HTTP/2 peers bound: its end is kept, where
-    tracebacks say what happened. Lone surrogates, which UTF-8 does not have, are replaced."""
-    text = text.encode(errors="replace").decode()
-    return text if len(text) <= limit else f"... {text[4 - limit :]}"
+def clipped(text: str, limit: int = 1200) -> str:
+    """A text of at most `limit` bytes, which fits beside others into the 8 KiB that HTTP/2 peers allow for metadata: its
+    end is kept, where tracebacks say what happened. Lone surrogates, which UTF-8 does not have, are replaced."""
+    data = text.encode(errors="replace")
+    return data.decode() if len(data) <= limit else "... " + data[4 - limit :].decode(errors="ignore")
 
 
 def error_detail(error: errors.Error) -> bytes:

@@ -106,50 +106,52 @@ class Call:
             )
         self._lease_ns = 0
         self._upload_ns = 0
+        # The worker has freed all that the lease held.
+        self._clean = False
+        # On the loop's clock.
+        self.ends = asyncio.get_running_loop().time() + self.deadline
 
     async def run(self, fill: Fill) -> Answer:
         """Raises any error of the tree; DeadlineExceeded after `deadline` seconds."""
-        loop = asyncio.get_running_loop()
-        ends = loop.time() + self.deadline
         self._gate.calls_running += 1
         try:
-            async with asyncio.timeout_at(ends):
-                return await self._placed(fill, ends)
+            async with asyncio.timeout_at(self.ends):
+                return await self._placed(fill)
         except TimeoutError:
             raise errors.DeadlineExceeded(deadline=self.deadline) from None
         finally:
             self._gate.calls_running -= 1
 
-    async def _placed(self, fill: Fill, ends: float) -> Answer:
+    async def _placed(self, fill: Fill) -> Answer:
         kind = self._header.WhichOneof("place")
         if kind == "lease":
-            return await self._under_lease(fill, ends)
+            return await self._under_lease(fill)
         one_call = kind is None
         held = await (self._slot() if one_call else self._allocated())
         self._lease_ns = time.monotonic_ns() - self._arrived
         over = True
         try:
-            answer = await self._on_device(held, fill, ends)
+            answer = await self._on_device(held, fill)
             over = one_call or self._header.finish
         finally:
+            if not one_call:
+                self._gate.leases.end_call(held)
             # A lease that this call allocated and whose caller hears only of a failure would be nobody's.
             if over:
-                self._gate.leases.finish(held)
-            else:
-                self._gate.leases.end_call(held)
+                self._gate.leases.finish(held, clean=self._clean)
         if not one_call:
             answer.header.lease.CopyFrom(grant_message(held, self._gate.workers))
         return answer
 
-    async def _under_lease(self, fill: Fill, ends: float) -> Answer:
+    async def _under_lease(self, fill: Fill) -> Answer:
         leases = self._gate.leases
         held = leases.begin_call(self._header.lease)
         try:
-            answer = await self._on_device(held, fill, ends)
+            answer = await self._on_device(held, fill)
         finally:
             leases.end_call(held)
         if self._header.finish:
-            leases.finish(held)
+            leases.finish(held, clean=self._clean)
         return answer
 
     async def _slot(self) -> Held:
@@ -157,11 +159,11 @@ class Call:
 
     async def _allocated(self) -> Held:
         alloc = self._header.alloc
-        held = await self._gate.leases.alloc(scheduler_request(alloc), alloc.timeout_ms / 1000)
-        self._gate.leases.begin_call(held.key)
-        return held
+        patience = milliseconds(alloc.timeout_ms, 0, DEADLINE_LIMIT, "timeout_ms")
+        held = await self._gate.leases.alloc(scheduler_request(alloc), patience)
+        return self._gate.leases.begin_call(held.key)
 
-    async def _on_device(self, held: Held, fill: Fill, ends: float) -> Answer:
+    async def _on_device(self, held: Held, fill: Fill) -> Answer:
         if self._header.device >= len(held.devices):
             raise errors.InvalidInput(
                 field="device", limit=f"0 to {len(held.devices) - 1} in this lease", given=str(self._header.device)
@@ -170,20 +172,26 @@ class Call:
         life = await worker.life()
         try:
             slab = await self._filled(life, fill)
-            held.touched.add(worker.spec.index)
+            self._touch(held, worker, slab)
             submitted = time.monotonic_ns()
-            reply = await life.call(slab, self._run_record(held, slab), ends)
+            reply = await life.call(slab, self._run_record(held, slab), self.ends)
         except ConnectionResetError:
             raise worker.lost("its worker died during the call") from None
-        if self._frees(held):
-            held.touched.discard(worker.spec.index)
         if reply.done.failed:
             failure = wire.error_from(reply.result)
             reply.close()
             raise failure
+        self._clean = self._frees() and held.touched == {worker.spec.index}
         return Answer(self._reply_header(reply.done, submitted), reply)
 
-    def _frees(self, held: Held) -> bool:
+    def _touch(self, held: Held, worker: DeviceWorker, slab: Slab) -> None:
+        try:
+            self._gate.leases.touch(held, worker.spec.index)
+        except errors.Error:
+            slab.free()
+            raise
+
+    def _frees(self) -> bool:
         return self._header.finish or self._header.WhichOneof("place") is None
 
     def _run_record(self, held: Held, slab: Slab) -> records.Run:
@@ -194,7 +202,8 @@ class Call:
             body_size=self._header.body_size,
             lease=held.number,
             memory_limit=held.request.memory,
-            finish=int(self._frees(held)),
+            finish=int(self._frees()),
+            deadline_ns=round(self.ends * 1e9),
         )
 
     async def _filled(self, life: Life, fill: Fill) -> Slab:

@@ -20,6 +20,8 @@ from remotegpu_server.supervisor.worker import DeviceWorker
 
 # There is no identity yet, so everybody is one tenant.
 TENANT = "default"
+# Well below the number of calls that the server takes at once, so that those who wait do not lock out those who hold.
+QUEUE_LIMIT = 512
 
 
 @dataclass(slots=True)
@@ -30,6 +32,8 @@ class Held:
     number: int
     request: scheduler.Request
     devices: tuple[int, ...] = ()
+    # Under way now, from the header's arrival to the reply.
+    calls: int = 0
     # Devices on which a worker may hold memory for it, or still runs a call of it.
     touched: set[int] = field(default_factory=set)
 
@@ -56,7 +60,7 @@ class Leases:
     """The scheduler with its clock and its effects. Times in seconds, on the event loop's clock."""
 
     def __init__(self, devices: Sequence[scheduler.Device], workers: Sequence[DeviceWorker]) -> None:
-        self.scheduler = scheduler.Scheduler(devices)
+        self.scheduler = scheduler.Scheduler(devices, queue_limit=QUEUE_LIMIT)
         self._workers = workers
         self._loop = asyncio.get_running_loop()
         self._numbers = itertools.count(1)
@@ -72,17 +76,16 @@ class Leases:
         held = Held(secrets.token_hex(16), next(self._numbers), request)
         wait_until = self._loop.time() + patience if patience > 0 else None
         future = self._waiters[held.key] = self._loop.create_future()
-        self._held[held.key] = held
+        self._held[held.key] = self._by_number[held.number] = held
         try:
             self._handle(scheduler.Alloc(held.key, request, wait_until))
             held.devices = future.result() if future.done() else await future
         except BaseException:
-            self._held.pop(held.key, None)
+            self._forget(held)
             self._handle(scheduler.Cancel(held.key))
             raise
         finally:
             del self._waiters[held.key]
-        self._by_number[held.number] = held
         return held
 
     def dealloc(self, key: str) -> bool:
@@ -95,20 +98,36 @@ class Leases:
         self._handle(scheduler.Dealloc(key))
         return not isinstance(found, scheduler.Ended)
 
-    def finish(self, held: Held) -> None:
-        """Ends a lease whose last call is over; `Dealloc` and what the workers confirm, in one step where they hold
-        nothing of it already."""
-        if held.touched:
-            self._handle(scheduler.Dealloc(held.key))
-        else:
+    def finish(self, held: Held, *, clean: bool) -> None:
+        """Ends a lease whose last call is over. `clean`: that call's worker has freed all that the lease held, and no
+        other device was touched; then, if nothing else of the lease is under way, the capacity is free at once."""
+        if clean and not held.calls and isinstance(self.scheduler.lookup(held.key), scheduler.LeaseView):
             self._forget(held)
             self._handle(scheduler.Finish(held.key))
+        else:
+            self._handle(scheduler.Dealloc(held.key))
 
     def begin_call(self, key: str) -> Held:
         """Marks a call as running under a lease, which stops its idle clock; `end_call` must follow.
 
         Raises LeaseUnknown or LeaseExpired."""
         self._handle(scheduler.CallStarted(key))
+        held = self._active(key)
+        held.calls += 1
+        return held
+
+    def end_call(self, held: Held) -> None:
+        """The call is over; its lease may have ended meanwhile."""
+        held.calls -= 1
+        self._handle(scheduler.CallEnded(held.key))
+
+    def touch(self, held: Held, device: int) -> None:
+        """A program of the lease is about to be submitted there: from now on its end is confirmed by that worker.
+
+        Raises LeaseExpired if it ended while the call waited for a slab or its body: nobody would free what it kept."""
+        self._active(held.key).touched.add(device)
+
+    def _active(self, key: str) -> Held:
         found = self.scheduler.lookup(key)
         if isinstance(found, scheduler.Ended):
             raise errors.LeaseExpired(lease=key, why=found.why)
@@ -117,16 +136,13 @@ class Leases:
             raise errors.LeaseUnknown(lease=key)
         return held
 
-    def end_call(self, held: Held) -> None:
-        """The call is over; its lease may have ended meanwhile."""
-        self._handle(scheduler.CallEnded(held.key))
-
     def device_lost(self, device: int) -> None:
         """The worker died, and with it all that leases held there."""
         self._handle(scheduler.DeviceLost(device))
         for held in list(self._held.values()):
             held.touched.discard(device)
-            if held.devices and not isinstance(self.scheduler.lookup(held.key), scheduler.LeaseView):
+            over = not isinstance(self.scheduler.lookup(held.key), scheduler.LeaseView)
+            if held.devices and over and not held.touched:
                 self._forget(held)
 
     def device_ready(self, device: int) -> None:
@@ -176,7 +192,9 @@ class Leases:
                 # Behind the calls that the worker has already, so nothing of the lease runs after the answer.
                 self._workers[device].drop(held.number)
             else:
-                self._confirm(held or Held(key, 0, scheduler.Request(TENANT)), device)
+                self._handle(scheduler.Released(key, device))
+        if held is not None and not held.touched:
+            self._forget(held)
 
     def _confirm(self, held: Held, device: int) -> None:
         held.touched.discard(device)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,7 +19,7 @@ from remotegpu.v1 import compute_pb2, scheduler_pb2
 from remotegpu.v1 import lease_pb2 as lease_messages
 from remotegpu_server import scheduler
 
-from .call import Answer, Call, Gate, grant_message, scheduler_request
+from .call import DEADLINE_LIMIT, Answer, Call, Gate, grant_message, milliseconds, scheduler_request
 
 logger = logging.getLogger("remotegpu.gateway")
 
@@ -27,6 +28,9 @@ UnaryMethod = Callable[[bytes], Awaitable[bytes]]
 
 # A unary message is in memory before any code of ours sees it: header, program and an inline body.
 MESSAGE_LIMIT = 4 * 1024 * 1024
+# How long a caller may take to send the first message of a stream, and to read each piece of a reply. Seconds.
+_HEADER_PATIENCE = 30.0
+_SEND_PATIENCE = 10.0
 
 
 class Gateway:
@@ -60,26 +64,42 @@ class Gateway:
 
         answer = await Call(self._gate, header, program).run(fill)
         try:
+            size = len(answer.reply.body)
+            if size > MESSAGE_LIMIT:
+                limit = f"at most {MESSAGE_LIMIT} bytes in one message; RunStream has no such limit"
+                raise errors.InvalidInput(field="result size", limit=limit, given=f"{size} bytes")
             return wire.join(answer.header.SerializeToString(), answer.reply.result, (answer.reply.body,))
         finally:
             answer.reply.close()
 
-    async def _run_stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+    async def _run_stream(self, requests: AsyncIterator[bytes], context: Context) -> None:
         try:
-            answer = await self._streamed_call(requests)
+            call, answer = await self._streamed_call(requests)
+            try:
+                await self._send(call, answer, context)
+            finally:
+                answer.reply.close()
         except errors.Error as error:
             await _abort(context, error)
-            raise AssertionError from error  # abort has raised
-        try:
-            header = answer.header.SerializeToString()
-            for message in wire.messages(header, answer.reply.result, (answer.reply.body,)):
-                yield message
-        finally:
-            answer.reply.close()
 
-    async def _streamed_call(self, requests: AsyncIterator[bytes]) -> Answer:
+    async def _send(self, call: Call, answer: Answer, context: Context) -> None:
+        """A caller that does not read holds memory that others wait for, so each piece has little time, and all of them
+        no more than the call."""
+        loop, header = asyncio.get_running_loop(), answer.header.SerializeToString()
+        try:
+            for message in wire.messages(header, answer.reply.result, (answer.reply.body,)):
+                async with asyncio.timeout_at(min(call.ends + _SEND_PATIENCE, loop.time() + _SEND_PATIENCE)):
+                    await context.write(message)
+        except TimeoutError:
+            raise errors.DeadlineExceeded(deadline=call.deadline) from None
+
+    async def _streamed_call(self, requests: AsyncIterator[bytes]) -> tuple[Call, Answer]:
         incoming = aiter(requests)
-        head, program, piece = wire.split(await anext(incoming, b""))
+        try:
+            async with asyncio.timeout(_HEADER_PATIENCE):
+                head, program, piece = wire.split(await anext(incoming, b""))
+        except TimeoutError:
+            raise errors.DeadlineExceeded(deadline=_HEADER_PATIENCE) from None
         header = wire.parse(compute_pb2.RunHeader, head)
 
         async def fill(target: memoryview) -> None:
@@ -97,7 +117,8 @@ class Gateway:
                         what=f"the header says {len(target)} bytes of body, it ended after {position}: cut short"
                     )
 
-        return await Call(self._gate, header, program).run(fill)
+        call = Call(self._gate, header, program)
+        return call, await call.run(fill)
 
     async def _models(self, request: bytes) -> bytes:
         wire.parse(compute_pb2.ModelsRequest, request)
@@ -107,7 +128,8 @@ class Gateway:
         message = wire.parse(lease_messages.AllocRequest, request)
         if self._gate.draining:
             raise errors.Unavailable(why="it is draining before a stop")
-        held = await self._gate.leases.alloc(scheduler_request(message), message.timeout_ms / 1000)
+        patience = milliseconds(message.timeout_ms, 0, DEADLINE_LIMIT, "timeout_ms")
+        held = await self._gate.leases.alloc(scheduler_request(message), patience)
         return grant_message(held, self._gate.workers).SerializeToString()
 
     async def _dealloc(self, request: bytes) -> bytes:
@@ -185,4 +207,4 @@ def _unary(method: UnaryMethod) -> grpc.RpcMethodHandler[bytes, bytes]:
 async def _abort(context: Context, error: errors.Error) -> None:
     """The one place where an error becomes a status: its class names the code, its fields go along."""
     code: Any = getattr(grpc.StatusCode, error.status)
-    await context.abort(code, wire.clipped(str(error)), ((wire.ERROR_KEY, wire.error_detail(error)),))
+    await context.abort(code, wire.clipped(str(error), 300), ((wire.ERROR_KEY, wire.error_detail(error)),))

@@ -62,7 +62,6 @@ class _Job:
     future: asyncio.Future[Reply]
     # On the loop's clock.
     deadline: float
-    timer: asyncio.TimerHandle | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,7 @@ class Ears:
     failed: Callable[[str], None]
     dropped: Callable[[records.Dropped], None]
     done: Callable[[records.Done], None]
-    dead: Callable[[int], None]
+    dead: Callable[[], None]
 
 
 class Life:
@@ -88,7 +87,11 @@ class Life:
         self._slabs = FreeList(self._requests.size)
         self._slab_waiters: deque[tuple[int, asyncio.Future[Slab]]] = deque()
         self._pending: deque[_Job | records.Drop] = deque()
+        # In the order in which the worker runs them.
         self._running: dict[int, _Job] = {}
+        # They have run, but their replies wait for room.
+        self._parked: dict[int, _Job] = {}
+        self._overrun_timer: asyncio.TimerHandle | None = None
         self._calls = 0
         self._unsent: deque[bytes] = deque()
         self._later: asyncio.TimerHandle | None = None
@@ -116,11 +119,16 @@ class Life:
         except asyncio.CancelledError:
             if future.done() and not future.cancelled() and future.exception() is None:
                 future.result().free()
+            else:
+                self._serve_slab_waiters()  # the one who gives up may have held up others
             raise
 
     def free_slab(self, slab: Slab) -> None:
         """Gives a slab back and serves those who wait for room."""
         self._slabs.free(slab.offset)
+        self._serve_slab_waiters()
+
+    def _serve_slab_waiters(self) -> None:
         while self._slab_waiters:
             size, future = self._slab_waiters[0]
             offset = None if future.done() else self._slabs.allocate(size)
@@ -165,8 +173,19 @@ class Life:
                 self._send(job)
                 continue
             self._running[job.run.call] = job
-            job.timer = self._loop.call_at(job.deadline + OVERRUN, self._overrun, job)
+            if len(self._running) == 1:
+                self._watch()
             self._send(job.run)
+
+    def _watch(self) -> None:
+        """Times the call that the worker is at; one behind it cannot be blamed for the wait."""
+        if self._overrun_timer is not None:
+            self._overrun_timer.cancel()
+            self._overrun_timer = None
+        if self._running:
+            job = next(iter(self._running.values()))
+            until = max(job.deadline, self._loop.time()) + OVERRUN
+            self._overrun_timer = self._loop.call_at(until, self._overrun, job)
 
     def _overrun(self, job: _Job) -> None:
         logger.warning(
@@ -217,8 +236,12 @@ class Life:
             packet = b""
         if not packet:
             self._bury("its process ended")
-        for record in records.unpack(packet):
-            self._hear(record)
+        try:
+            for record in records.unpack(packet):
+                self._hear(record)
+        except Exception:  # whatever it was, this object can no longer be trusted, and nobody else would hear of it
+            logger.exception("worker %d is given up", self.process.pid)
+            self._bury("the daemon failed to follow it")
 
     def _hear(self, record: records.Record) -> None:
         match record:
@@ -226,6 +249,9 @@ class Life:
                 self._finished(record)
             case records.Dropped():
                 self._ears.dropped(record)
+            case records.Parked(call=call):
+                self._parked[call] = self._ran(call)
+                self._dispatch()
             case records.Ready(offset=offset, catalog_size=size):
                 self._ears.ready(record, bytes(self._replies.view[offset : offset + size]))
                 self._release(offset)
@@ -235,9 +261,7 @@ class Life:
                 raise ValueError(f"a record that a worker does not send: {other}")
 
     def _finished(self, done: records.Done) -> None:
-        job = self._running.pop(done.call)
-        assert job.timer is not None
-        job.timer.cancel()
+        job = self._parked.pop(done.call, None) or self._ran(done.call)
         self.free_slab(job.slab)
         self._ears.done(done)
         if job.future.done():
@@ -249,6 +273,11 @@ class Life:
                 Reply(done, view[: done.result_size], view[middle:], lambda: self._release(done.offset))
             )
         self._dispatch()
+
+    def _ran(self, call: int) -> _Job:
+        job = self._running.pop(call)
+        self._watch()
+        return job
 
     def _release(self, offset: int) -> None:
         if self.alive:
@@ -263,17 +292,19 @@ class Life:
             self._later.cancel()
         self._socket.close()
         self.process.kill()
-        code = self.process.wait()
+        # Reaped beside the loop: a process may hang in its driver as it ends.
+        self._loop.run_in_executor(None, self.process.wait)
+        if self._overrun_timer is not None:
+            self._overrun_timer.cancel()
         waiting = [job for job in self._pending if isinstance(job, _Job)]
-        for job in (*self._running.values(), *waiting):
-            if job.timer is not None:
-                job.timer.cancel()
+        for job in (*self._running.values(), *self._parked.values(), *waiting):
             if not job.future.done():
                 job.future.set_exception(ConnectionResetError(why))
         for _, waiter in self._slab_waiters:
             if not waiter.done():
                 waiter.set_exception(ConnectionResetError(why))
         self._running.clear()
+        self._parked.clear()
         self._pending.clear()
         self._slab_waiters.clear()
-        self._ears.dead(code)
+        self._ears.dead()

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -96,26 +97,29 @@ class DeviceWorker:
         return self._life.arena_used if self._life else 0
 
     def start(self) -> None:
-        """Starts the process; the listener is told when it is warm."""
+        """Starts the process; the listener is told when it is warm. Raises OSError if the machine has no descriptors or
+        memory for it."""
         size = self._options.arena_size
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        arenas = (
-            Arena.create(f"remotegpu-requests-{self.spec.index}", size),
-            Arena.create(f"remotegpu-replies-{self.spec.index}", size),
-        )
-        descriptors = (theirs.fileno(), arenas[0].descriptor, arenas[1].descriptor)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "remotegpu_server.worker", self._settings(descriptors).to_json()],
-            stdin=subprocess.DEVNULL,
-            pass_fds=descriptors,
-            env=self._environment(),
-        )
-        theirs.close()
-        for arena in arenas:
-            arena.close_descriptor()
+        with contextlib.ExitStack() as undo:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            undo.callback(ours.close)
+            with theirs:
+                ours.setblocking(False)
+                arenas = [Arena.create(f"remotegpu-{what}-{self.spec.index}", size) for what in ("requests", "replies")]
+                descriptors = (theirs.fileno(), arenas[0].descriptor, arenas[1].descriptor)
+                try:
+                    process = subprocess.Popen(
+                        [sys.executable, "-m", "remotegpu_server.worker", self._settings(descriptors).to_json()],
+                        stdin=subprocess.DEVNULL,
+                        pass_fds=descriptors,
+                        env=self._environment(),
+                    )
+                finally:
+                    for arena in arenas:
+                        arena.close_descriptor()
+            undo.pop_all()
         ears = Ears(self._on_ready, self._on_failed, self._on_dropped, self._on_done, self._on_dead)
-        self._life = Life(process, ours, arenas, ears)
+        self._life = Life(process, ours, (arenas[0], arenas[1]), ears)
 
     def _settings(self, descriptors: tuple[int, int, int]) -> WorkerSettings:
         return WorkerSettings(
@@ -141,8 +145,8 @@ class DeviceWorker:
 
     async def life(self) -> Life:
         """The running process, as soon as it is warm."""
-        await self._ready.wait()
-        assert self._life is not None
+        while self._life is None or not self._ready.is_set():
+            await self._ready.wait()
         return self._life
 
     def drop(self, lease: int) -> None:
@@ -181,7 +185,7 @@ class DeviceWorker:
         self.calls += 1
         self.memory_held = done.memory_held
 
-    def _on_dead(self, code: int) -> None:
+    def _on_dead(self) -> None:
         was_ready = self._ready.is_set()
         self.epoch += 1
         self._ready.clear()
@@ -189,8 +193,19 @@ class DeviceWorker:
         self.memory_held = 0
         if self._stopping:
             return
-        logger.warning("the worker of device %d ended with code %d", self.spec.index, code)
+        logger.warning("the worker of device %d ended", self.spec.index)
         self._failures = 0 if was_ready else self._failures + 1
         self._listener.worker_lost(self)
+        self._start_later()
+
+    def _start_later(self) -> None:
         pause = _BACKOFF[min(self._failures, len(_BACKOFF) - 1)]
-        self._restart = asyncio.get_running_loop().call_later(pause, self.start)
+        self._restart = asyncio.get_running_loop().call_later(pause, self._start_again)
+
+    def _start_again(self) -> None:
+        try:
+            self.start()
+        except OSError as error:
+            logger.warning("the worker of device %d cannot be started now: %s", self.spec.index, error)
+            self._failures += 1
+            self._start_later()

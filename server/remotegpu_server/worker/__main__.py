@@ -92,14 +92,16 @@ class Worker:
                 lease=run.lease,
                 memory_limit=run.memory_limit,
             )
+            if 0 < run.deadline_ns < started:
+                raise errors.DeadlineExceeded(deadline=0)  # nobody waits for it, so it is not run at all
             outcome = self._executor.run(request)
-            if run.finish:
-                self._executor.memory.drop(run.lease)
             self._replies.succeed(Finished(run.call, started, outcome))
+            if run.finish:
+                self._executor.drop(run.lease)
         except errors.Error as error:
             self._replies.fail(run.call, started, error)
-        if run.finish:
-            self._executor.drop(run.lease)
+        if self._replies.waits(run.call):
+            self._send(records.Parked(run.call))
 
     def _send(self, record: records.Record) -> None:
         self._socket.send(records.pack(record))

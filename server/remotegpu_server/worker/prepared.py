@@ -17,6 +17,7 @@ import numpy as np
 
 from remotegpu import errors, program, wire
 from remotegpu.dtypes import from_number
+from remotegpu.opset import TABLE
 from remotegpu.v1 import program_pb2 as pb
 from remotegpu_server.backends.models import Model
 from remotegpu_server.backends.operations import Implementation, implementation
@@ -160,6 +161,7 @@ class Preparer:
             return self._pick(index, node.named_port, message)
         run = implementation(node.operation.name)
         assert run is not None, "checked before"
+        _check_arguments(index, node.operation)
         return Operate(node.operation, run)
 
     def _model(self, index: int, name: str) -> Model:
@@ -176,6 +178,31 @@ class Preparer:
                 field=f"node {index}, output of model {name!r}", limit=", ".join(names), given=port.name
             )
         return Pick(port.node, names.index(port.name))
+
+
+def _check_arguments(index: int, operation: pb.Operation) -> None:
+    """Only arguments of the table reach the implementation: a NumPy function has others, such as `out` and `where`,
+    that show memory which nobody wrote to. Raises InvalidInput."""
+    signature = TABLE[operation.name].signature
+    kwargs = {item.name: item.value for item in operation.kwargs}
+    allowed = f"{operation.name}({signature.text})"
+
+    def refused(given: str) -> errors.InvalidInput:
+        return errors.InvalidInput(field=f"node {index}", limit=allowed, given=given)
+
+    if len(kwargs) != len(operation.kwargs):
+        raise refused("the same keyword twice")
+    try:
+        bound = signature.bind(operation.name, operation.args, kwargs)
+    except TypeError as error:
+        raise refused(str(error).removesuffix(f": {allowed}")) from error
+    for name, value in zip(signature.names, bound, strict=True):
+        if not isinstance(value, pb.Argument):
+            continue  # a default, or arrays
+        kind = value.WhichOneof("value")
+        # NumPy makes dtypes of text and lists too, among them those whose items are Python objects.
+        if (name == "dtype" and kind not in {"dtype", "none"}) or (name == "device" and kind != "none"):
+            raise refused(f"{name} as {kind}")
 
 
 def _wanted(output: pb.Output, steps: tuple[Step, ...]) -> Wanted:
@@ -198,10 +225,10 @@ def _last_uses(message: pb.Program) -> dict[int, tuple[int, ...]]:
             last[used] = index
     for output in message.outputs:
         last.pop(output.ref.node, None)
-    by_node: dict[int, tuple[int, ...]] = {}
+    by_node: dict[int, list[int]] = {}
     for used, index in last.items():
-        by_node[index] = (*by_node.get(index, ()), used)
-    return by_node
+        by_node.setdefault(index, []).append(used)
+    return {index: tuple(used) for index, used in by_node.items()}
 
 
 def _references(node: pb.Node) -> list[int]:

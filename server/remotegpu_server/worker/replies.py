@@ -20,7 +20,7 @@ from remotegpu_server.backends.device import Device
 from remotegpu_server.records import Done
 from remotegpu_server.slabs import Arena, FreeList
 
-from .executor import Outcome
+from .executor import Outcome, failure
 
 
 @dataclass(slots=True)
@@ -45,11 +45,11 @@ class Replies:
 
     def succeed(self, finished: Finished) -> None:
         """Sends a result, now or when there is room. Raises InvalidInput if it is larger than the whole arena."""
-        size = _lay_out(finished.outcome)
-        if size > self._arena.size:
-            raise errors.InvalidInput(
-                field="result size", limit=f"at most {self._arena.size} bytes in one call", given=f"{size} bytes"
-            )
+        try:
+            finished.outcome.lay_out(self._arena.size)
+        except errors.InvalidInput:
+            finished.outcome.discard()
+            raise
         self._waiting.append(finished)
         self._flush()
 
@@ -58,6 +58,10 @@ class Replies:
         finished = Finished(call, started_ns, Outcome(error=wire.error_detail(error)))
         self._waiting.append(finished)
         self._flush()
+
+    def waits(self, call: int) -> bool:
+        """Whether the reply to that call found no room yet."""
+        return bool(self._waiting) and self._waiting[-1].call == call
 
     def put(self, data: bytes) -> int:
         """Stores bytes outside of any call, at the start of the worker's life."""
@@ -83,14 +87,16 @@ class Replies:
         offset = self._free.allocate(body_start + body_size)
         if offset is None:
             return False
-        slab = self._arena.view[offset : offset + body_start + body_size]
-        slab[: len(head)] = head
         start = self._device.mark()
-        for value, array in outcome.fetched:
-            where = body_start + value.offset
-            raw = np.frombuffer(slab[where : where + value.size], from_number(value.dtype))
-            self._device.download(array, raw.reshape(tuple(value.shape)))
-        d2h = self._device.elapsed_ns(start, self._device.mark())
+        try:
+            self._fill(self._arena.view[offset : offset + body_start + body_size], head, outcome)
+            d2h = self._device.elapsed_ns(start, self._device.mark())
+        except Exception as error:
+            self._free.free(offset)
+            told = failure(self._device, error, outcome.last_node, "fetch of the results")
+            outcome.discard()
+            finished.outcome = Outcome(error=wire.error_detail(told))
+            return self._write(finished)
         self._send(
             Done(
                 call=finished.call,
@@ -107,12 +113,10 @@ class Replies:
         )
         return True
 
-
-def _lay_out(outcome: Outcome) -> int:
-    """Gives each fetched value its place in the body; returns an upper bound of the slab's size."""
-    offset = 0
-    for value, array in outcome.fetched:
-        value.offset = offset
-        value.size = array.nbytes
-        offset += wire.aligned(array.nbytes)
-    return offset + wire.aligned(outcome.result.ByteSize())
+    def _fill(self, slab: memoryview, head: bytes, outcome: Outcome) -> None:
+        slab[: len(head)] = head
+        body_start = wire.aligned(len(head))
+        for value, array in outcome.fetched:
+            where = body_start + value.offset
+            raw = np.frombuffer(slab[where : where + value.size], from_number(value.dtype))
+            self._device.download(array, raw.reshape(tuple(value.shape)))
