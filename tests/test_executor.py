@@ -22,7 +22,6 @@ from remotegpu_server.worker.replies import Finished, Replies
 
 MIB = 1 << 20
 LEASE = 1
-FLOAT64 = 12
 
 
 class Unlimited(HostDevice):
@@ -67,7 +66,7 @@ def argument(value: Any) -> pb.Argument:
             return pb.Argument(integer=value)
         case float():
             return pb.Argument(real=value)
-    return pb.Argument(list=pb.Arguments(items=map(argument, value)))
+    return pb.Argument(list=pb.ArgumentList(items=map(argument, value)))
 
 
 def operation(name: str, *args: Any, **kwargs: Any) -> pb.Node:
@@ -191,7 +190,7 @@ def test_kept_arrays_and_copies_count(executor: Executor) -> None:
 
 
 def test_tensors_count(executor: Executor) -> None:
-    tensor = pb.Node(tensor=pb.Tensor(dtype=pb.DType.ValueType(FLOAT64), shape=[8], size=64))
+    tensor = pb.Node(tensor=pb.Tensor(dtype=pb.DTYPE_FLOAT64, shape=[8], size=64))
     executor.run(request([tensor], [output(0, fetch=True)], bytes(64), memory_limit=64))
     with pytest.raises(errors.OutOfMemory) as caught:
         executor.run(request([tensor], [output(0, fetch=True)], bytes(64), memory_limit=63))

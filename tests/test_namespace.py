@@ -164,7 +164,7 @@ def test_what_asarray_refuses(session: NumpySession, xp: Any) -> None:
 
 @pytest.mark.parametrize("given", ["text", np.array(["a"]), np.array([object()]), np.array([1], "M8[s]"), 2**70])
 def test_dtype_that_does_not_travel_is_named(xp: Any, given: Any) -> None:
-    with pytest.raises(errors.InvalidInput, match=r"^dtype: .* was given, bool, int8.* is allowed"):
+    with pytest.raises(errors.InvalidInput, match=r"^dtype: given .*; allowed: bool, int8"):
         xp.asarray(given)
 
 

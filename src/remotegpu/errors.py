@@ -218,7 +218,7 @@ class InvalidInput(Error):
     given: str
 
     def __str__(self) -> str:
-        return f"{self.field}: {self.given} was given, {self.limit} is allowed"
+        return f"{self.field}: given {self.given}; allowed: {self.limit}"
 
 
 @dataclass(kw_only=True, eq=False)

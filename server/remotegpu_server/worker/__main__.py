@@ -91,6 +91,7 @@ class Worker:
                 body=slab[body_start : body_start + run.body_size],
                 lease=run.lease,
                 memory_limit=run.memory_limit,
+                result_limit=self._settings.arena_size,
             )
             if 0 < run.deadline_ns < started:
                 raise errors.DeadlineExceeded(deadline=0)  # nobody waits for it, so it is not run at all
