@@ -143,7 +143,7 @@ def test_big_endian_array_is_not_encoded() -> None:
         program.encode(graph.plan([value], keep=None))
 
 
-class Refuser(grpc.GenericRpcHandler[Any, Any]):
+class Refuser(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the stubs only
     """Answers every call with one status and no detail of ours."""
 
     def __init__(self, code: grpc.StatusCode, details: str) -> None:

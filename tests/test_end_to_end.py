@@ -160,6 +160,16 @@ def test_signatures_come_with_the_first_reply(client: Client) -> None:
     assert client.statistics().round_trips == 2
 
 
+def test_wrong_kinds_of_things_are_refused_with_words(client: Client) -> None:
+    with client.lease() as lease:
+        a = lease.xp.ones((2,))
+        with pytest.raises(remotegpu.InvalidInput, match="fetch: given a list; allowed: arrays"):
+            lease.fetch([a, a])  # type: ignore[arg-type]
+        with pytest.raises(remotegpu.InvalidInput, match="image: given a str; allowed: the bytes"):
+            lease.image("note.jpg")  # type: ignore[arg-type]
+    assert client.statistics().round_trips == 0
+
+
 def test_large_tensors_travel_in_pieces_both_ways(client: Client) -> None:
     x = np.random.default_rng(0).integers(0, 255, 20_000_001, dtype=np.uint8)
     with client.lease() as lease:

@@ -203,6 +203,12 @@ def test_nothing_listens() -> None:
         client.models()
 
 
+def test_host_that_has_no_address() -> None:
+    client = Client("grpc://no.such.host.invalid:50051", timeout=0.3)
+    with client, pytest.raises(remotegpu.ConnectError, match=r"no\.such\.host"):
+        client.models()
+
+
 def test_server_that_comes_late_is_found(start_server: StartServer) -> None:
     server = start_server()
     port = server.port

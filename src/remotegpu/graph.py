@@ -130,7 +130,7 @@ class Value:
 
     def learn(self, dtype: Dtype, shape: tuple[int, ...]) -> None:
         """Takes over what a reply says of dtype and shape, into symbolic sizes too."""
-        if self.meta.shape is not None:
+        if self.meta.shape is not None and len(self.meta.shape) == len(shape):
             for known, size in zip(self.meta.shape, shape, strict=True):
                 if isinstance(known, Dim):
                     known.size = size

@@ -108,7 +108,12 @@ class DeviceSession:
         return Model(self, name)
 
     def image(self, data: bytes) -> Array:
-        """A picture that the server decodes: JPEG or PNG bytes to uint8 [height, width, 3], RGB, upright."""
+        """A picture that the server decodes: JPEG or PNG bytes to uint8 [height, width, 3], RGB, upright.
+
+        Raises InvalidInput for what is not bytes."""
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            limit = "the bytes of a JPEG or PNG file"
+            raise errors.InvalidInput(field="image", limit=limit, given=f"a {type(data).__name__}")
         meta = graph.Meta(np.dtype(np.uint8), (graph.Dim(), graph.Dim(), 3))
         return Array(graph.Value(graph.Picture(bytes(data)), meta), self)
 
@@ -205,6 +210,10 @@ class Lease:
     def _fetch(self, wanted: Sequence[Fetchable], *, finish: bool, timeout: float | None) -> Any:
         if not wanted:
             raise errors.InvalidInput(field="fetch", limit="at least one array", given="none")
+        for item in wanted:
+            if not isinstance(item, (Array, ModelOutputs)):
+                limit = "arrays of this lease and outputs of its models, each an argument of its own"
+                raise errors.InvalidInput(field="fetch", limit=limit, given=f"a {type(item).__name__}")
         sessions = [item.session if isinstance(item, ModelOutputs) else item._session for item in wanted]
         if any(session is not sessions[0] for session in sessions) or sessions[0] not in self._sessions:
             raise errors.InvalidInput(

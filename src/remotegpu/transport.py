@@ -21,7 +21,7 @@ _GRACE = 0.5
 # How gRPC begins the details of UNAVAILABLE when no connection could be made, so that nothing was sent. Whatever it
 # says otherwise counts as a call whose outcome is unknown. (Watching the channel's state instead would say it without
 # words, but a process that ends within 0.2 s of that hangs in the channel's destructor: grpcio 1.85.)
-_NOT_CONNECTED = ("failed to connect to all addresses", "DNS resolution failed")
+_NOT_CONNECTED = ("failed to connect to all addresses", "DNS resolution failed", "errors resolving ")
 
 # How gRPC begins the details of RESOURCE_EXHAUSTED when the server has as many calls as it takes; with other details it
 # is a message that is too large, for instance, which trying again does not help.

@@ -152,7 +152,7 @@ def messages(header: bytes, middle: Buffer, parts: Sequence[Buffer], limit: int 
 
 
 def clipped(text: str, limit: int = 1200) -> str:
-    """A text of at most `limit` bytes, which fits beside others into the 8 KiB that HTTP/2 peers allow for metadata. Its
+    """A text of at most `limit` bytes, so that it fits beside others into the 8 KiB that peers allow for metadata. Its
     end is kept, where tracebacks say what happened; lone surrogates, which UTF-8 does not have, are replaced."""
     data = text.encode(errors="replace")
     return data.decode() if len(data) <= limit else "... " + data[4 - limit :].decode(errors="ignore")

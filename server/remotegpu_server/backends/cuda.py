@@ -16,7 +16,7 @@ from typing import Any
 import array_api_compat.cupy
 import cupy
 import numpy as np
-from cupy.cuda import runtime
+from cupy.cuda import driver, runtime
 
 from .device import HostArray
 
@@ -35,9 +35,12 @@ class CudaDevice:
     def __init__(self) -> None:
         self._device = cupy.cuda.Device(0)
         self._device.use()
-        self._stream = cupy.cuda.Stream(non_blocking=True)
+        # Not a non-blocking one: some copies of ONNX Runtime go to the default stream, and must keep their order with
+        # what is here.
+        self._stream = cupy.cuda.Stream()
         self._stream.use()
         self._pools: dict[int, Any] = {}
+        self._dropped: list[Any] = []
         self.name = runtime.getDeviceProperties(0)["name"].decode()
         self.provider = (
             "CUDAExecutionProvider",
@@ -62,7 +65,8 @@ class CudaDevice:
         return array
 
     def download(self, array: Any, target: HostArray) -> None:
-        array = cupy.ascontiguousarray(array)
+        if not array.flags.c_contiguous:
+            array = array.copy()  # cupy.ascontiguousarray would make [1] of an array without dimensions
         if array.dtype != target.dtype or array.shape != target.shape:
             raise TypeError(f"{array.dtype}{array.shape} into {target.dtype}{target.shape}")
         if array.nbytes:
@@ -77,6 +81,7 @@ class CudaDevice:
 
     @contextlib.contextmanager
     def memory_scope(self, lease: int, limit: int) -> Iterator[None]:
+        self._free_dropped()
         # Leases that declared nothing share one pool: a pool of its own would cost them cudaMalloc in every call.
         pool = self._pool(lease if limit else 0)
         if limit:
@@ -87,8 +92,17 @@ class CudaDevice:
     def drop(self, lease: int) -> None:
         pool = self._pools.pop(lease, None)
         if pool is not None:
+            self._dropped.append(pool)
+        self._free_dropped()
+
+    def _free_dropped(self) -> None:
+        # A result that waits for room in the reply arena outlives its lease. A pool must outlive its arrays: CuPy would
+        # never free a block of which one part is in use when the pool goes.
+        if self._dropped:
             self._stream.synchronize()
-            pool.free_all_blocks()
+            for pool in self._dropped:
+                pool.free_all_blocks()
+            self._dropped = [pool for pool in self._dropped if pool.used_bytes()]
 
     def free_memory(self) -> int:
         free, _total = runtime.memGetInfo()
@@ -112,7 +126,8 @@ class CudaDevice:
         return int(cupy.cuda.get_elapsed_time(start, end) * 1e6)
 
     def is_broken(self, error: BaseException) -> bool:
-        return isinstance(error, runtime.CUDARuntimeError) and error.status in _STICKY
+        # Kernels are launched by the driver API, whose numbers for these errors are the same.
+        return isinstance(error, runtime.CUDARuntimeError | driver.CUDADriverError) and error.status in _STICKY
 
     def memory_error(self, error: BaseException) -> int | None:
         if not isinstance(error, cupy.cuda.memory.OutOfMemoryError):

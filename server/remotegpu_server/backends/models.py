@@ -187,6 +187,9 @@ def load(repository: Path | None, device: Device, threads: int) -> dict[str, Mod
 
     A probe runs first, so that a server without models also refuses to start where ONNX Runtime has no such provider
     and would fall back to the CPU in silence."""
+    if device.place == "cuda":
+        # CuPy finds the CUDA libraries that pip installed; ONNX Runtime finds them only if they are loaded already.
+        onnxruntime.preload_dlls()
     probe = Model("probe", Path(__file__).with_name("probe.onnx"), device, threads)
     probe.run({"x": device.upload(np.ones(2, np.float32))})
     models: dict[str, Model] = {}

@@ -95,8 +95,8 @@ class Worker:
             )
             if 0 < run.deadline_ns < started:
                 raise errors.DeadlineExceeded(deadline=0)  # nobody waits for it, so it is not run at all
-            outcome = self._executor.run(request)
-            self._replies.succeed(Finished(run.call, started, outcome))
+            # No name for the outcome: its arrays must be gone when the lease's memory is dropped.
+            self._replies.succeed(Finished(run.call, started, self._executor.run(request)))
             if run.finish:
                 self._executor.drop(run.lease)
         except errors.Error as error:
