@@ -19,6 +19,7 @@ from remotegpu_server.scheduler import (
     DeviceView,
     Ended,
     Event,
+    Finish,
     Free,
     Grant,
     LeaseView,
@@ -43,6 +44,29 @@ def view(scheduler: Scheduler, key: str) -> LeaseView:
 
 
 # ---- giving back ------------------------------------------------------------------------------------------
+
+
+def test_finish_gives_the_places_to_who_waits_in_the_same_step() -> None:
+    scheduler = make(2)
+    nowait(scheduler, "a", gpus=2)
+    scheduler.handle(Alloc("b", Request("tenant"), math.inf), 0)
+    assert scheduler.handle(Finish("a"), 1) == [Grant("b", (0,))]
+    assert scheduler.lookup("a") == Ended("dealloc")
+    assert scheduler.handle(Finish("a"), 1) == []
+    assert scheduler.handle(Finish("nobody"), 1) == []
+    counters = scheduler.snapshot(1).counters
+    assert (counters.deallocated, counters.granted) == (1, 2)
+    assert nowait(scheduler, "c", 1) == [Grant("c", (1,))]
+
+
+def test_finish_of_a_lease_that_has_ended_does_not_confirm_for_its_workers() -> None:
+    scheduler = make(1)
+    nowait(scheduler, "a")
+    scheduler.handle(Dealloc("a"), 1)
+    assert scheduler.handle(Finish("a"), 1) == []
+    busy(nowait(scheduler, "b", 1))
+    scheduler.handle(Released("a", 0), 1)
+    assert nowait(scheduler, "c", 1) == [Grant("c", (0,))]
 
 
 @pytest.mark.parametrize(("event", "why"), [(Dealloc("a"), "dealloc"), (Cancel("a"), "cancelled")])
