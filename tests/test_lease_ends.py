@@ -160,6 +160,16 @@ def test_two_calls_of_one_lease_the_first_with_finish(start_server: StartServer)
         client.alloc_nowait().dealloc()
 
 
+def test_finish_leaves_nothing_in_the_figures(start_server: StartServer) -> None:
+    with Client(start_server().url, timeout=30) as client:
+        lease = client.alloc()
+        kept = lease.xp.ones((1000,))
+        lease.fetch(lease.xp.sum(kept))
+        assert client.top().devices[0].memory_held > 8000
+        lease.finish(kept)
+        assert nothing_used(client)
+
+
 def test_failed_finish_leaves_the_lease_as_it_was(start_server: StartServer) -> None:
     with Client(start_server().url, timeout=30) as client, client.alloc() as lease:
         xp = lease.xp
@@ -212,7 +222,10 @@ def test_streamed_replies_give_their_slabs_back(start_server: StartServer) -> No
 @pytest.mark.slow
 def test_caller_that_does_not_read_is_cut_off_and_others_go_on(start_server: StartServer) -> None:
     server = start_server()
-    with Client(server.url, timeout=40) as client, grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+    # Without read-ahead: gRPC would otherwise grow its window until the whole reply fits into it.
+    options = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536)]
+    address = f"127.0.0.1:{server.port}"
+    with Client(server.url, timeout=40) as client, grpc.insecure_channel(address, options) as channel:
         zeros = program_pb2.Operation(name="zeros", args=[program_pb2.Argument(integer=14 * MIB // 8)])
         node, output = program_pb2.Node(operation=zeros), program_pb2.Output(ref=program_pb2.Ref(node=0), fetch=True)
         program = program_pb2.Program(nodes=[node], outputs=[output]).SerializeToString()

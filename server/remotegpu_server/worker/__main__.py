@@ -37,6 +37,8 @@ class Worker:
         self._socket = socket.socket(fileno=settings.socket)
         self._requests = Arena(settings.request_arena, settings.arena_size)
         self._replies_arena = Arena(settings.reply_arena, settings.arena_size)
+        # The lease whose last call is being answered; 0: none.
+        self._finishing = 0
 
     def start(self) -> None:
         """Makes the device and its models warm and says so. Anything that prevents that is told to the daemon."""
@@ -56,7 +58,7 @@ class Worker:
             self._refuse(f"{type(error).__name__}: {error}")
             raise SystemExit(1) from error
         self._executor = Executor(device, loaded, self._settings.index, self._settings.epoch)
-        self._replies = Replies(self._replies_arena, device, self._send, self._executor.memory.held)
+        self._replies = Replies(self._replies_arena, device, self._send, self._held)
         catalog = models.catalog(loaded).SerializeToString()
         self._send(records.Ready(self._replies.put(catalog), len(catalog), device.free_memory()))
 
@@ -95,14 +97,21 @@ class Worker:
             )
             if 0 < run.deadline_ns < started:
                 raise errors.DeadlineExceeded(deadline=0)  # nobody waits for it, so it is not run at all
+            self._finishing = run.lease if run.finish else 0
             # No name for the outcome: its arrays must be gone when the lease's memory is dropped.
             self._replies.succeed(Finished(run.call, started, self._executor.run(request)))
             if run.finish:
                 self._executor.drop(run.lease)
         except errors.Error as error:
             self._replies.fail(run.call, started, error)
+        self._finishing = 0
         if self._replies.waits(run.call):
             self._send(records.Parked(run.call))
+
+    def _held(self) -> int:
+        """Bytes held by leases that go on: what a finishing one holds is dropped as soon as its reply is out."""
+        memory = self._executor.memory
+        return memory.held() - memory.held(self._finishing)
 
     def _send(self, record: records.Record) -> None:
         self._socket.send(records.pack(record))
