@@ -103,6 +103,7 @@ class Worker:
             if run.finish:
                 self._executor.drop(run.lease)
         except errors.Error as error:
+            self._finishing = 0  # it goes on
             self._replies.fail(run.call, started, error)
         self._finishing = 0
         if self._replies.waits(run.call):
