@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -88,12 +87,12 @@ def test_delay_is_paid_once(proxy: FaultProxy, far_client: Client, pixels: int |
 
     def seconds() -> float:
         times = []
-        for _ in range(3):
+        for _ in range(4):
             started = time.perf_counter()
             with far_client.lease(timeout=5) as lease:
                 lease.finish(lease.xp.sum(lease.image(picture)))
             times.append(time.perf_counter() - started)
-        return statistics.median(times)
+        return min(times)  # a busy machine only adds
 
     seconds()
     near = seconds()
