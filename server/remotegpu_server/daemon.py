@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import os
 import signal
 import sys
@@ -24,8 +23,6 @@ from remotegpu_server.gateway.service import MESSAGE_LIMIT, Gateway
 from remotegpu_server.supervisor.worker import DeviceSpec, DeviceWorker, WorkerOptions
 
 from .settings import Settings
-
-logger = logging.getLogger("remotegpu.daemon")
 
 # How long calls in flight may go on after SIGTERM. Seconds.
 DRAIN = 10.0
@@ -131,7 +128,6 @@ class Daemon:
         assert self._gate is not None
         self._gate.draining = True
         self._gate.leases.refuse_waiters(errors.Unavailable(why="it is draining before a stop"))
-        logger.info("draining: %d calls under way", self._gate.calls_running)
         await server.stop(DRAIN)
 
 

@@ -37,36 +37,6 @@ if TYPE_CHECKING:
     from remotegpu.lease import Lease
     from remotegpu.result import Timing
 
-_MODULES = {
-    "Array": "array",
-    "Client": "client",
-    "Statistics": "client",
-    "Lease": "lease",
-    "Timing": "result",
-} | dict.fromkeys(
-    (
-        "Busy",
-        "ConfigurationError",
-        "ConnectError",
-        "ConnectionLost",
-        "DeadlineExceeded",
-        "Error",
-        "Impossible",
-        "InvalidInput",
-        "LeaseError",
-        "LeaseExpired",
-        "LeaseLost",
-        "LeaseUnknown",
-        "ModelNotFound",
-        "OutOfMemory",
-        "ProtocolError",
-        "RemoteError",
-        "TransportError",
-        "Unavailable",
-    ),
-    "errors",
-)
-
 __all__ = [
     "Array",
     "Busy",
@@ -93,6 +63,16 @@ __all__ = [
     "Unavailable",
     "__version__",
 ]
+
+# Where each name comes from; those not named here are errors.
+_MODULES = {
+    "Array": "array",
+    "Client": "client",
+    "Lease": "lease",
+    "Statistics": "client",
+    "Timing": "result",
+}
+_MODULES |= dict.fromkeys(set(__all__) - {*_MODULES, "__version__"}, "errors")
 
 
 def __getattr__(name: str) -> object:

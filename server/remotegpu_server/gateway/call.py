@@ -44,7 +44,6 @@ class Gate:
     arena_size: int
     catalog: pb.Catalog = field(default_factory=pb.Catalog)
     draining: bool = False
-    calls_running: int = 0
 
 
 @dataclass(slots=True)
@@ -113,14 +112,11 @@ class Call:
 
     async def run(self, fill: Fill) -> Answer:
         """Raises any error of the tree; DeadlineExceeded after `deadline` seconds."""
-        self._gate.calls_running += 1
         try:
             async with asyncio.timeout_at(self.ends):
                 return await self._placed(fill)
         except TimeoutError:
             raise errors.DeadlineExceeded(deadline=self.deadline) from None
-        finally:
-            self._gate.calls_running -= 1
 
     async def _placed(self, fill: Fill) -> Answer:
         kind = self._header.WhichOneof("place")
