@@ -25,8 +25,8 @@ M = TypeVar("M", bound=Message)
 ALIGNMENT = 64
 # Bodies up to this size travel in one message; larger ones, and results of unknown size, as a stream.
 INLINE_LIMIT = 256 * 1024
-# A piece of a streamed body. 16 MiB there and back on loopback took 25 ms in pieces of 256 KiB, and 20 to 23 ms in pieces
-# of 512 KiB, 1 MiB and 2 MiB alike; a message may have 4 MiB.
+# A piece of a streamed body. 16 MiB there and back on loopback took 25 ms in pieces of 256 KiB, and 20 to 23 ms in
+# pieces of 512 KiB, 1 MiB and 2 MiB alike; a message may have 4 MiB.
 CHUNK = 1024 * 1024
 ERROR_KEY = "remotegpu-error-bin"
 
