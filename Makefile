@@ -36,8 +36,11 @@ format: $(VENV)/lint.stamp
 generate: $(VENV)/generate.stamp
 	$(VENV)/generate/bin/python protos/generate.py
 
-bench: $(VENV)/test.stamp
+bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks.calls
+	$(BIN)/python -m benchmarks.scheduler_core
+	$(BIN)/python -m benchmarks.scheduler_calls
+	$(BIN)/python -m benchmarks.policies
 
 clean:
 	rm -rf $(VENV) demo-output
@@ -53,6 +56,10 @@ $(VENV)/demo.stamp: $(VENV)/created.stamp pyproject.toml
 $(VENV)/test.stamp: $(VENV)/created.stamp pyproject.toml
 	$(PIP) --editable '.[$(ACCELERATOR),test]'
 	touch $@ $(VENV)/demo.stamp
+
+$(VENV)/bench.stamp: $(VENV)/test.stamp
+	$(PIP) --editable '.[$(ACCELERATOR),bench]'
+	touch $@
 
 $(VENV)/lint.stamp: $(VENV)/test.stamp
 	$(PIP) --editable '.[$(ACCELERATOR),test,lint]'

@@ -4,11 +4,13 @@
 
     Error
     ├── Busy                       every device is leased now, or the wait was not long enough; retryable
+    │   └── QuotaExceeded          the tenant's own leases take up all that it may have; retryable
     ├── LeaseError
     │   ├── Impossible             more than exists: it will never fit
     │   ├── LeaseExpired           it was idle too long, or reached its hard cap
     │   ├── LeaseUnknown           never granted here, ended long ago, or somebody else's
-    │   └── LeaseLost              the worker died under the call; retryable
+    │   ├── LeaseLost              the worker died under the call; retryable
+    │   └── DeviceFailed           the device is unhealthy, and the lease over; retryable with a new lease
     ├── TransportError
     │   ├── ConnectError           nothing answered; nothing ran; retryable
     │   ├── ConnectionLost         it answered, then stopped; the outcome is unknown
@@ -63,13 +65,39 @@ class Busy(Error):
     free_gpus: int = 0
     waited: float = 0.0
     estimated_wait: float | None = None
+    place: int = 0
+    free_memory: int = 0
 
     def __str__(self) -> str:
         wait = "" if self.estimated_wait is None else f", about {self.estimated_wait:.1f} s of waiting"
-        waited = f" after {self.waited:.1f} s" if self.waited else ""
+        place = f", yours would be place {self.place}" if self.place else ""
+        queue = f"{self.queue_length} waiting{place}{wait}"
         return (
-            f"busy{waited}: {self.queue_length} waiting{wait}; free now: {self.free_gpus} whole devices, "
-            f"{self.free_slots} slots; try again in {self.retry_after:.2f} s or give a longer timeout"
+            f"busy{self._waited()}: {queue}; free now: {self.free_gpus} whole devices, "
+            f"{self.free_slots} slots, at most {self.free_memory} bytes on one device; {self._advice()}"
+        )
+
+    def _waited(self) -> str:
+        return f" after {self.waited:.1f} s" if self.waited else ""
+
+    def _advice(self) -> str:
+        return f"try again in {self.retry_after:.2f} s or give a longer timeout"
+
+
+@dataclass(kw_only=True, eq=False)
+class QuotaExceeded(Busy):
+    """The tenant holds as much as it may: it can have more when leases of its own end. `what` is "leases", "gpus" or
+    "memory" (bytes on all devices together); `asked` would come on top of `used`."""
+
+    what: str
+    asked: int
+    used: int
+    limit: int
+
+    def __str__(self) -> str:
+        return (
+            f"quota{self._waited()}: this tenant holds {self.used} of its {self.limit} {self.what}, and {self.asked} "
+            f"more were asked; give leases back, {self._advice()}"
         )
 
 
@@ -79,7 +107,7 @@ class LeaseError(Error):
 
 @dataclass(kw_only=True, eq=False)
 class Impossible(LeaseError):
-    """The request exceeds what the server has, free or not."""
+    """The request exceeds what the server has, free or not, or what this tenant may ever have."""
 
     status: ClassVar[str] = "FAILED_PRECONDITION"
     what: str
@@ -136,6 +164,23 @@ class LeaseLost(LeaseError):
         return (
             f"device {self.device} lost what this lease kept there ({self.why}); its epoch is now {self.epoch}: "
             "send the data again"
+        )
+
+
+@dataclass(kw_only=True, eq=False)
+class DeviceFailed(LeaseError):
+    """A device of the lease is unhealthy or gone, and has left the pool: the lease is over."""
+
+    status: ClassVar[str] = "ABORTED"
+    retryable: ClassVar[bool] = True
+    lease: str
+    device: int
+    why: str
+
+    def __str__(self) -> str:
+        return (
+            f"lease {self.lease[:8]} has ended: device {self.device} failed ({self.why}) and left the pool; "
+            "allocate a new one"
         )
 
 

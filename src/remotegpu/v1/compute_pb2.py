@@ -26,7 +26,7 @@ from remotegpu.v1 import lease_pb2 as remotegpu_dot_v1_dot_lease__pb2
 from remotegpu.v1 import program_pb2 as remotegpu_dot_v1_dot_program__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aremotegpu/v1/compute.proto\x12\x0cremotegpu.v1\x1a\x18remotegpu/v1/lease.proto\x1a\x1aremotegpu/v1/program.proto\"\xab\x01\n\tRunHeader\x12\x0f\n\x05lease\x18\x01 \x01(\tH\x00\x12+\n\x05\x61lloc\x18\x02 \x01(\x0b\x32\x1a.remotegpu.v1.AllocRequestH\x00\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\r\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x04 \x01(\r\x12\x0e\n\x06\x66inish\x18\x05 \x01(\x08\x12\x11\n\tbody_size\x18\x06 \x01(\x04\x12\x0f\n\x07\x63\x61talog\x18\x07 \x01(\x0c\x42\x07\n\x05place\"k\n\nRunRequest\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.remotegpu.v1.RunHeader\x12&\n\x07program\x18\x02 \x01(\x0b\x32\x15.remotegpu.v1.Program\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\"s\n\x06Timing\x12\x10\n\x08queue_ns\x18\x01 \x01(\x04\x12\x11\n\tupload_ns\x18\x02 \x01(\x04\x12\x0e\n\x06h2d_ns\x18\x03 \x01(\x04\x12\x12\n\ncompute_ns\x18\x04 \x01(\x04\x12\x0e\n\x06\x64\x32h_ns\x18\x05 \x01(\x04\x12\x10\n\x08total_ns\x18\x06 \x01(\x04\"\x9a\x01\n\x0eRunReplyHeader\x12$\n\x06timing\x18\x01 \x01(\x0b\x32\x14.remotegpu.v1.Timing\x12\'\n\x05lease\x18\x02 \x01(\x0b\x32\x18.remotegpu.v1.LeaseGrant\x12&\n\x07\x63\x61talog\x18\x03 \x01(\x0b\x32\x15.remotegpu.v1.Catalog\x12\x11\n\tbody_size\x18\x04 \x01(\x04\"l\n\x08RunReply\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.remotegpu.v1.RunReplyHeader\x12$\n\x06result\x18\x02 \x01(\x0b\x32\x14.remotegpu.v1.Result\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\"\x0f\n\rModelsRequest\"2\n\x04Size\x12\x0f\n\x05\x66ixed\x18\x01 \x01(\x04H\x00\x12\x10\n\x06symbol\x18\x02 \x01(\tH\x00\x42\x07\n\x05value\"f\n\x0fTensorSignature\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x05\x64type\x18\x02 \x01(\x0e\x32\x13.remotegpu.v1.DType\x12!\n\x05shape\x18\x03 \x03(\x0b\x32\x12.remotegpu.v1.Size\"\x9e\x01\n\x0eModelSignature\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12-\n\x06inputs\x18\x04 \x03(\x0b\x32\x1d.remotegpu.v1.TensorSignature\x12.\n\x07outputs\x18\x05 \x03(\x0b\x32\x1d.remotegpu.v1.TensorSignature\"G\n\x07\x43\x61talog\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12,\n\x06models\x18\x02 \x03(\x0b\x32\x1c.remotegpu.v1.ModelSignature2\xc3\x01\n\x07\x43ompute\x12\x37\n\x03Run\x12\x18.remotegpu.v1.RunRequest\x1a\x16.remotegpu.v1.RunReply\x12\x41\n\tRunStream\x12\x18.remotegpu.v1.RunRequest\x1a\x16.remotegpu.v1.RunReply(\x01\x30\x01\x12<\n\x06Models\x12\x1b.remotegpu.v1.ModelsRequest\x1a\x15.remotegpu.v1.Catalogb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aremotegpu/v1/compute.proto\x12\x0cremotegpu.v1\x1a\x18remotegpu/v1/lease.proto\x1a\x1aremotegpu/v1/program.proto\"\xba\x01\n\tRunHeader\x12\x0f\n\x05lease\x18\x01 \x01(\tH\x00\x12+\n\x05\x61lloc\x18\x02 \x01(\x0b\x32\x1a.remotegpu.v1.AllocRequestH\x00\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\r\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x04 \x01(\r\x12\x0e\n\x06\x66inish\x18\x05 \x01(\x08\x12\x11\n\tbody_size\x18\x06 \x01(\x04\x12\x0f\n\x07\x63\x61talog\x18\x07 \x01(\x0c\x12\r\n\x05model\x18\x08 \x01(\tB\x07\n\x05place\"k\n\nRunRequest\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.remotegpu.v1.RunHeader\x12&\n\x07program\x18\x02 \x01(\x0b\x32\x15.remotegpu.v1.Program\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\"s\n\x06Timing\x12\x10\n\x08queue_ns\x18\x01 \x01(\x04\x12\x11\n\tupload_ns\x18\x02 \x01(\x04\x12\x0e\n\x06h2d_ns\x18\x03 \x01(\x04\x12\x12\n\ncompute_ns\x18\x04 \x01(\x04\x12\x0e\n\x06\x64\x32h_ns\x18\x05 \x01(\x04\x12\x10\n\x08total_ns\x18\x06 \x01(\x04\"\x9a\x01\n\x0eRunReplyHeader\x12$\n\x06timing\x18\x01 \x01(\x0b\x32\x14.remotegpu.v1.Timing\x12\'\n\x05lease\x18\x02 \x01(\x0b\x32\x18.remotegpu.v1.LeaseGrant\x12&\n\x07\x63\x61talog\x18\x03 \x01(\x0b\x32\x15.remotegpu.v1.Catalog\x12\x11\n\tbody_size\x18\x04 \x01(\x04\"l\n\x08RunReply\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.remotegpu.v1.RunReplyHeader\x12$\n\x06result\x18\x02 \x01(\x0b\x32\x14.remotegpu.v1.Result\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\"\x0f\n\rModelsRequest\"2\n\x04Size\x12\x0f\n\x05\x66ixed\x18\x01 \x01(\x04H\x00\x12\x10\n\x06symbol\x18\x02 \x01(\tH\x00\x42\x07\n\x05value\"f\n\x0fTensorSignature\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x05\x64type\x18\x02 \x01(\x0e\x32\x13.remotegpu.v1.DType\x12!\n\x05shape\x18\x03 \x03(\x0b\x32\x12.remotegpu.v1.Size\"\x9e\x01\n\x0eModelSignature\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12-\n\x06inputs\x18\x04 \x03(\x0b\x32\x1d.remotegpu.v1.TensorSignature\x12.\n\x07outputs\x18\x05 \x03(\x0b\x32\x1d.remotegpu.v1.TensorSignature\"G\n\x07\x43\x61talog\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12,\n\x06models\x18\x02 \x03(\x0b\x32\x1c.remotegpu.v1.ModelSignature2\xc3\x01\n\x07\x43ompute\x12\x37\n\x03Run\x12\x18.remotegpu.v1.RunRequest\x1a\x16.remotegpu.v1.RunReply\x12\x41\n\tRunStream\x12\x18.remotegpu.v1.RunRequest\x1a\x16.remotegpu.v1.RunReply(\x01\x30\x01\x12<\n\x06Models\x12\x1b.remotegpu.v1.ModelsRequest\x1a\x15.remotegpu.v1.Catalogb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,25 +34,25 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'remotegpu.v1.compute_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RUNHEADER']._serialized_start=99
-  _globals['_RUNHEADER']._serialized_end=270
-  _globals['_RUNREQUEST']._serialized_start=272
-  _globals['_RUNREQUEST']._serialized_end=379
-  _globals['_TIMING']._serialized_start=381
-  _globals['_TIMING']._serialized_end=496
-  _globals['_RUNREPLYHEADER']._serialized_start=499
-  _globals['_RUNREPLYHEADER']._serialized_end=653
-  _globals['_RUNREPLY']._serialized_start=655
-  _globals['_RUNREPLY']._serialized_end=763
-  _globals['_MODELSREQUEST']._serialized_start=765
-  _globals['_MODELSREQUEST']._serialized_end=780
-  _globals['_SIZE']._serialized_start=782
-  _globals['_SIZE']._serialized_end=832
-  _globals['_TENSORSIGNATURE']._serialized_start=834
-  _globals['_TENSORSIGNATURE']._serialized_end=936
-  _globals['_MODELSIGNATURE']._serialized_start=939
-  _globals['_MODELSIGNATURE']._serialized_end=1097
-  _globals['_CATALOG']._serialized_start=1099
-  _globals['_CATALOG']._serialized_end=1170
-  _globals['_COMPUTE']._serialized_start=1173
-  _globals['_COMPUTE']._serialized_end=1368
+  _globals['_RUNHEADER']._serialized_end=285
+  _globals['_RUNREQUEST']._serialized_start=287
+  _globals['_RUNREQUEST']._serialized_end=394
+  _globals['_TIMING']._serialized_start=396
+  _globals['_TIMING']._serialized_end=511
+  _globals['_RUNREPLYHEADER']._serialized_start=514
+  _globals['_RUNREPLYHEADER']._serialized_end=668
+  _globals['_RUNREPLY']._serialized_start=670
+  _globals['_RUNREPLY']._serialized_end=778
+  _globals['_MODELSREQUEST']._serialized_start=780
+  _globals['_MODELSREQUEST']._serialized_end=795
+  _globals['_SIZE']._serialized_start=797
+  _globals['_SIZE']._serialized_end=847
+  _globals['_TENSORSIGNATURE']._serialized_start=849
+  _globals['_TENSORSIGNATURE']._serialized_end=951
+  _globals['_MODELSIGNATURE']._serialized_start=954
+  _globals['_MODELSIGNATURE']._serialized_end=1112
+  _globals['_CATALOG']._serialized_start=1114
+  _globals['_CATALOG']._serialized_end=1185
+  _globals['_COMPUTE']._serialized_start=1188
+  _globals['_COMPUTE']._serialized_end=1383
 # @@protoc_insertion_point(module_scope)

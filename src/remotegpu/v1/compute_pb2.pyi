@@ -27,6 +27,7 @@ class RunHeader(google.protobuf.message.Message):
     FINISH_FIELD_NUMBER: builtins.int
     BODY_SIZE_FIELD_NUMBER: builtins.int
     CATALOG_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
     lease: builtins.str
     device: builtins.int
     """Which of the lease's devices, 0 ... n-1."""
@@ -40,6 +41,8 @@ class RunHeader(google.protobuf.message.Message):
     """Digest of the model catalog that the client knows. When the server's is another, the reply
     brings it along.
     """
+    model: builtins.str
+    """For a call without a lease: the model that it runs, which is what the sticky policy goes by."""
     @property
     def alloc(self) -> remotegpu.v1.lease_pb2.AllocRequest: ...
     def __init__(
@@ -52,9 +55,10 @@ class RunHeader(google.protobuf.message.Message):
         finish: builtins.bool = ...,
         body_size: builtins.int = ...,
         catalog: builtins.bytes = ...,
+        model: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["alloc", b"alloc", "lease", b"lease", "place", b"place"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["alloc", b"alloc", "body_size", b"body_size", "catalog", b"catalog", "deadline_ms", b"deadline_ms", "device", b"device", "finish", b"finish", "lease", b"lease", "place", b"place"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["alloc", b"alloc", "body_size", b"body_size", "catalog", b"catalog", "deadline_ms", b"deadline_ms", "device", b"device", "finish", b"finish", "lease", b"lease", "model", b"model", "place", b"place"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["place", b"place"]) -> typing.Literal["lease", "alloc"] | None: ...
 
 global___RunHeader = RunHeader

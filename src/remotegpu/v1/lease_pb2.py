@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18remotegpu/v1/lease.proto\x12\x0cremotegpu.v1\"}\n\x0c\x41llocRequest\x12\x0c\n\x04gpus\x18\x01 \x01(\r\x12\x0e\n\x06memory\x18\x02 \x01(\x04\x12\x11\n\texclusive\x18\x03 \x01(\x08\x12\x12\n\ntimeout_ms\x18\x04 \x01(\r\x12\x13\n\x0bidle_ttl_ms\x18\x05 \x01(\r\x12\x13\n\x0bhard_ttl_ms\x18\x06 \x01(\r\"I\n\rGrantedDevice\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04uuid\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\r\"^\n\nLeaseGrant\x12\r\n\x05lease\x18\x01 \x01(\t\x12,\n\x07\x64\x65vices\x18\x02 \x03(\x0b\x32\x1b.remotegpu.v1.GrantedDevice\x12\x13\n\x0bidle_ttl_ms\x18\x03 \x01(\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18remotegpu/v1/lease.proto\x12\x0cremotegpu.v1\"\xb2\x01\n\x0c\x41llocRequest\x12\x0c\n\x04gpus\x18\x01 \x01(\r\x12\x0e\n\x06memory\x18\x02 \x01(\x04\x12\x11\n\texclusive\x18\x03 \x01(\x08\x12\x12\n\ntimeout_ms\x18\x04 \x01(\r\x12\x13\n\x0bidle_ttl_ms\x18\x05 \x01(\r\x12\x13\n\x0bhard_ttl_ms\x18\x06 \x01(\r\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x10\n\x08priority\x18\x08 \x01(\r\x12\r\n\x05model\x18\t \x01(\t\"I\n\rGrantedDevice\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04uuid\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\r\"\xba\x01\n\nLeaseGrant\x12\r\n\x05lease\x18\x01 \x01(\t\x12,\n\x07\x64\x65vices\x18\x02 \x03(\x0b\x32\x1b.remotegpu.v1.GrantedDevice\x12\x13\n\x0bidle_ttl_ms\x18\x03 \x01(\r\x12\r\n\x05\x66\x65nce\x18\x04 \x01(\x04\x12\x13\n\x0bhard_ttl_ms\x18\x05 \x01(\r\x12\x0e\n\x06memory\x18\x06 \x01(\x04\x12\x11\n\texclusive\x18\x07 \x01(\x08\x12\x13\n\x0bttl_left_ms\x18\x08 \x01(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'remotegpu.v1.lease_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ALLOCREQUEST']._serialized_start=42
-  _globals['_ALLOCREQUEST']._serialized_end=167
-  _globals['_GRANTEDDEVICE']._serialized_start=169
-  _globals['_GRANTEDDEVICE']._serialized_end=242
-  _globals['_LEASEGRANT']._serialized_start=244
-  _globals['_LEASEGRANT']._serialized_end=338
+  _globals['_ALLOCREQUEST']._serialized_start=43
+  _globals['_ALLOCREQUEST']._serialized_end=221
+  _globals['_GRANTEDDEVICE']._serialized_start=223
+  _globals['_GRANTEDDEVICE']._serialized_end=296
+  _globals['_LEASEGRANT']._serialized_start=299
+  _globals['_LEASEGRANT']._serialized_end=485
 # @@protoc_insertion_point(module_scope)

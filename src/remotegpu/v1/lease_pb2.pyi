@@ -26,6 +26,9 @@ class AllocRequest(google.protobuf.message.Message):
     TIMEOUT_MS_FIELD_NUMBER: builtins.int
     IDLE_TTL_MS_FIELD_NUMBER: builtins.int
     HARD_TTL_MS_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
     gpus: builtins.int
     """Devices, all or none."""
     memory: builtins.int
@@ -38,6 +41,12 @@ class AllocRequest(google.protobuf.message.Message):
     """The lease ends when it was not used for so long, counted from the end of its last call."""
     hard_ttl_ms: builtins.int
     """The lease ends so long after the grant, whatever it does; 0: no cap."""
+    request_id: builtins.str
+    """Chosen by the caller: the same id again, of the same tenant, is answered with the same lease. Empty: no repetition."""
+    priority: builtins.int
+    """0 (the default) to 9: a higher one is served first."""
+    model: builtins.str
+    """The model that will be run: what the sticky policy goes by."""
     def __init__(
         self,
         *,
@@ -47,8 +56,11 @@ class AllocRequest(google.protobuf.message.Message):
         timeout_ms: builtins.int = ...,
         idle_ttl_ms: builtins.int = ...,
         hard_ttl_ms: builtins.int = ...,
+        request_id: builtins.str = ...,
+        priority: builtins.int = ...,
+        model: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["exclusive", b"exclusive", "gpus", b"gpus", "hard_ttl_ms", b"hard_ttl_ms", "idle_ttl_ms", b"idle_ttl_ms", "memory", b"memory", "timeout_ms", b"timeout_ms"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["exclusive", b"exclusive", "gpus", b"gpus", "hard_ttl_ms", b"hard_ttl_ms", "idle_ttl_ms", b"idle_ttl_ms", "memory", b"memory", "model", b"model", "priority", b"priority", "request_id", b"request_id", "timeout_ms", b"timeout_ms"]) -> None: ...
 
 global___AllocRequest = AllocRequest
 
@@ -83,8 +95,23 @@ class LeaseGrant(google.protobuf.message.Message):
     LEASE_FIELD_NUMBER: builtins.int
     DEVICES_FIELD_NUMBER: builtins.int
     IDLE_TTL_MS_FIELD_NUMBER: builtins.int
+    FENCE_FIELD_NUMBER: builtins.int
+    HARD_TTL_MS_FIELD_NUMBER: builtins.int
+    MEMORY_FIELD_NUMBER: builtins.int
+    EXCLUSIVE_FIELD_NUMBER: builtins.int
+    TTL_LEFT_MS_FIELD_NUMBER: builtins.int
     lease: builtins.str
     idle_ttl_ms: builtins.int
+    fence: builtins.int
+    """Fencing token: grows with each grant, across restarts too. What a lease's holder writes elsewhere can carry it, so
+    that a holder of an older lease is told apart.
+    """
+    hard_ttl_ms: builtins.int
+    memory: builtins.int
+    """Declared on each device."""
+    exclusive: builtins.bool
+    ttl_left_ms: builtins.int
+    """Milliseconds until it ends if nothing more happens; 0: it would not."""
     @property
     def devices(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___GrantedDevice]: ...
     def __init__(
@@ -93,7 +120,12 @@ class LeaseGrant(google.protobuf.message.Message):
         lease: builtins.str = ...,
         devices: collections.abc.Iterable[global___GrantedDevice] | None = ...,
         idle_ttl_ms: builtins.int = ...,
+        fence: builtins.int = ...,
+        hard_ttl_ms: builtins.int = ...,
+        memory: builtins.int = ...,
+        exclusive: builtins.bool = ...,
+        ttl_left_ms: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["devices", b"devices", "idle_ttl_ms", b"idle_ttl_ms", "lease", b"lease"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["devices", b"devices", "exclusive", b"exclusive", "fence", b"fence", "hard_ttl_ms", b"hard_ttl_ms", "idle_ttl_ms", b"idle_ttl_ms", "lease", b"lease", "memory", b"memory", "ttl_left_ms", b"ttl_left_ms"]) -> None: ...
 
 global___LeaseGrant = LeaseGrant

@@ -20,6 +20,7 @@ class DeallocRequest(google.protobuf.message.Message):
 
     LEASE_FIELD_NUMBER: builtins.int
     lease: builtins.str
+    """Its key, or its public id (the first eight characters)."""
     def __init__(
         self,
         *,
@@ -46,6 +47,141 @@ class DeallocReply(google.protobuf.message.Message):
 global___DeallocReply = DeallocReply
 
 @typing.final
+class RenewRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LEASE_FIELD_NUMBER: builtins.int
+    lease: builtins.str
+    def __init__(
+        self,
+        *,
+        lease: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["lease", b"lease"]) -> None: ...
+
+global___RenewRequest = RenewRequest
+
+@typing.final
+class SetRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: builtins.int
+    SLOTS_FIELD_NUMBER: builtins.int
+    QUEUE_FIELD_NUMBER: builtins.int
+    policy: builtins.str
+    """"round-robin", "least-loaded", "best-fit", "sticky" or "fair"."""
+    slots: builtins.int
+    """Leases that may share a device."""
+    queue: builtins.int
+    """Requests that may wait."""
+    def __init__(
+        self,
+        *,
+        policy: builtins.str | None = ...,
+        slots: builtins.int | None = ...,
+        queue: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_policy", b"_policy", "_queue", b"_queue", "_slots", b"_slots", "policy", b"policy", "queue", b"queue", "slots", b"slots"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_policy", b"_policy", "_queue", b"_queue", "_slots", b"_slots", "policy", b"policy", "queue", b"queue", "slots", b"slots"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_policy", b"_policy"]) -> typing.Literal["policy"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_queue", b"_queue"]) -> typing.Literal["queue"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_slots", b"_slots"]) -> typing.Literal["slots"] | None: ...
+
+global___SetRequest = SetRequest
+
+@typing.final
+class SchedulerSettings(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: builtins.int
+    SLOTS_FIELD_NUMBER: builtins.int
+    QUEUE_FIELD_NUMBER: builtins.int
+    policy: builtins.str
+    slots: builtins.int
+    queue: builtins.int
+    def __init__(
+        self,
+        *,
+        policy: builtins.str = ...,
+        slots: builtins.int = ...,
+        queue: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["policy", b"policy", "queue", b"queue", "slots", b"slots"]) -> None: ...
+
+global___SchedulerSettings = SchedulerSettings
+
+@typing.final
+class DeviceVerdict(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    FITS_FIELD_NUMBER: builtins.int
+    WHY_FIELD_NUMBER: builtins.int
+    index: builtins.int
+    name: builtins.str
+    fits: builtins.bool
+    why: builtins.str
+    """Why it does not fit; empty if it does."""
+    def __init__(
+        self,
+        *,
+        index: builtins.int = ...,
+        name: builtins.str = ...,
+        fits: builtins.bool = ...,
+        why: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["fits", b"fits", "index", b"index", "name", b"name", "why", b"why"]) -> None: ...
+
+global___DeviceVerdict = DeviceVerdict
+
+@typing.final
+class Explanation(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: builtins.int
+    WHY_FIELD_NUMBER: builtins.int
+    DEVICES_FIELD_NUMBER: builtins.int
+    VERDICTS_FIELD_NUMBER: builtins.int
+    PLACE_FIELD_NUMBER: builtins.int
+    ESTIMATED_WAIT_S_FIELD_NUMBER: builtins.int
+    RETRY_AFTER_S_FIELD_NUMBER: builtins.int
+    verdict: builtins.str
+    """"granted", "busy" or "impossible": what alloc_nowait would have answered."""
+    why: builtins.str
+    """The reason in a sentence; empty if it would be granted."""
+    place: builtins.int
+    """The place in the queue that it would have, from 1; 0: it would not wait."""
+    estimated_wait_s: builtins.float
+    """Seconds; absent while no lease has ended yet."""
+    retry_after_s: builtins.float
+    @property
+    def devices(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """The devices that would be given."""
+
+    @property
+    def verdicts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___DeviceVerdict]: ...
+    def __init__(
+        self,
+        *,
+        verdict: builtins.str = ...,
+        why: builtins.str = ...,
+        devices: collections.abc.Iterable[builtins.int] | None = ...,
+        verdicts: collections.abc.Iterable[global___DeviceVerdict] | None = ...,
+        place: builtins.int = ...,
+        estimated_wait_s: builtins.float | None = ...,
+        retry_after_s: builtins.float = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_estimated_wait_s", b"_estimated_wait_s", "estimated_wait_s", b"estimated_wait_s"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_estimated_wait_s", b"_estimated_wait_s", "devices", b"devices", "estimated_wait_s", b"estimated_wait_s", "place", b"place", "retry_after_s", b"retry_after_s", "verdict", b"verdict", "verdicts", b"verdicts", "why", b"why"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_estimated_wait_s", b"_estimated_wait_s"]) -> typing.Literal["estimated_wait_s"] | None: ...
+
+global___Explanation = Explanation
+
+@typing.final
 class TopRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -54,6 +190,86 @@ class TopRequest(google.protobuf.message.Message):
     ) -> None: ...
 
 global___TopRequest = TopRequest
+
+@typing.final
+class WatchRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INTERVAL_MS_FIELD_NUMBER: builtins.int
+    interval_ms: builtins.int
+    """Between snapshots; at least 100."""
+    def __init__(
+        self,
+        *,
+        interval_ms: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["interval_ms", b"interval_ms"]) -> None: ...
+
+global___WatchRequest = WatchRequest
+
+@typing.final
+class DeviceProcess(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PID_FIELD_NUMBER: builtins.int
+    MEMORY_FIELD_NUMBER: builtins.int
+    pid: builtins.int
+    memory: builtins.int
+    """Device memory, bytes."""
+    def __init__(
+        self,
+        *,
+        pid: builtins.int = ...,
+        memory: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["memory", b"memory", "pid", b"pid"]) -> None: ...
+
+global___DeviceProcess = DeviceProcess
+
+@typing.final
+class Load(google.protobuf.message.Message):
+    """What the driver (or for a CPU device the operating system) measures, whoever causes it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    UTILIZATION_FIELD_NUMBER: builtins.int
+    MEMORY_USED_FIELD_NUMBER: builtins.int
+    MEMORY_TOTAL_FIELD_NUMBER: builtins.int
+    TEMPERATURE_C_FIELD_NUMBER: builtins.int
+    POWER_W_FIELD_NUMBER: builtins.int
+    POWER_LIMIT_W_FIELD_NUMBER: builtins.int
+    PROCESSES_FIELD_NUMBER: builtins.int
+    utilization: builtins.float
+    """0 to 1."""
+    memory_used: builtins.int
+    """Bytes."""
+    memory_total: builtins.int
+    temperature_c: builtins.float
+    power_w: builtins.float
+    power_limit_w: builtins.float
+    @property
+    def processes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___DeviceProcess]: ...
+    def __init__(
+        self,
+        *,
+        utilization: builtins.float = ...,
+        memory_used: builtins.int = ...,
+        memory_total: builtins.int = ...,
+        temperature_c: builtins.float | None = ...,
+        power_w: builtins.float | None = ...,
+        power_limit_w: builtins.float | None = ...,
+        processes: collections.abc.Iterable[global___DeviceProcess] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_power_limit_w", b"_power_limit_w", "_power_w", b"_power_w", "_temperature_c", b"_temperature_c", "power_limit_w", b"power_limit_w", "power_w", b"power_w", "temperature_c", b"temperature_c"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_power_limit_w", b"_power_limit_w", "_power_w", b"_power_w", "_temperature_c", b"_temperature_c", "memory_total", b"memory_total", "memory_used", b"memory_used", "power_limit_w", b"power_limit_w", "power_w", b"power_w", "processes", b"processes", "temperature_c", b"temperature_c", "utilization", b"utilization"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_power_limit_w", b"_power_limit_w"]) -> typing.Literal["power_limit_w"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_power_w", b"_power_w"]) -> typing.Literal["power_w"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_temperature_c", b"_temperature_c"]) -> typing.Literal["temperature_c"] | None: ...
+
+global___Load = Load
 
 @typing.final
 class DeviceStatus(google.protobuf.message.Message):
@@ -73,12 +289,16 @@ class DeviceStatus(google.protobuf.message.Message):
     CALLS_FIELD_NUMBER: builtins.int
     WORKER_PID_FIELD_NUMBER: builtins.int
     ARENA_USED_FIELD_NUMBER: builtins.int
+    LOAD_FIELD_NUMBER: builtins.int
+    FAILURE_FIELD_NUMBER: builtins.int
+    WARM_MODELS_FIELD_NUMBER: builtins.int
+    RESERVED_FIELD_NUMBER: builtins.int
     index: builtins.int
     name: builtins.str
     uuid: builtins.str
     epoch: builtins.int
     state: builtins.str
-    """"ready", "starting" or "lost"."""
+    """"ready", "starting" or "failed"."""
     slots: builtins.int
     slots_used: builtins.int
     memory: builtins.int
@@ -91,6 +311,18 @@ class DeviceStatus(google.protobuf.message.Message):
     worker_pid: builtins.int
     arena_used: builtins.int
     """Bytes of the request arena that calls in flight occupy."""
+    failure: builtins.str
+    """Why the device is out of the pool; empty while it is healthy."""
+    reserved: builtins.bool
+    """Kept for the request at the head of the queue."""
+    @property
+    def load(self) -> global___Load:
+        """Absent until the first measurement."""
+
+    @property
+    def warm_models(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Models that have run in its present worker."""
+
     def __init__(
         self,
         *,
@@ -108,8 +340,14 @@ class DeviceStatus(google.protobuf.message.Message):
         calls: builtins.int = ...,
         worker_pid: builtins.int = ...,
         arena_used: builtins.int = ...,
+        load: global___Load | None = ...,
+        failure: builtins.str = ...,
+        warm_models: collections.abc.Iterable[builtins.str] | None = ...,
+        reserved: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["arena_used", b"arena_used", "calls", b"calls", "epoch", b"epoch", "exclusive", b"exclusive", "index", b"index", "memory", b"memory", "memory_held", b"memory_held", "memory_reserved", b"memory_reserved", "name", b"name", "slots", b"slots", "slots_used", b"slots_used", "state", b"state", "uuid", b"uuid", "worker_pid", b"worker_pid"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_load", b"_load", "load", b"load"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_load", b"_load", "arena_used", b"arena_used", "calls", b"calls", "epoch", b"epoch", "exclusive", b"exclusive", "failure", b"failure", "index", b"index", "load", b"load", "memory", b"memory", "memory_held", b"memory_held", "memory_reserved", b"memory_reserved", "name", b"name", "reserved", b"reserved", "slots", b"slots", "slots_used", b"slots_used", "state", b"state", "uuid", b"uuid", "warm_models", b"warm_models", "worker_pid", b"worker_pid"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_load", b"_load"]) -> typing.Literal["load"] | None: ...
 
 global___DeviceStatus = DeviceStatus
 
@@ -126,15 +364,24 @@ class LeaseStatus(google.protobuf.message.Message):
     CALLS_FIELD_NUMBER: builtins.int
     MEMORY_FIELD_NUMBER: builtins.int
     EXCLUSIVE_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    ONE_CALL_FIELD_NUMBER: builtins.int
     lease: builtins.str
     """The first eight characters: enough to tell leases apart, too few to use one."""
     tenant: builtins.str
     age_s: builtins.float
     ttl_left_s: builtins.float
+    """Absent: it would not end by itself."""
     calls_running: builtins.int
     calls: builtins.int
     memory: builtins.int
     exclusive: builtins.bool
+    priority: builtins.int
+    state: builtins.str
+    """"active" or "releasing"."""
+    one_call: builtins.bool
+    """It stands for a single call that came without a lease."""
     @property
     def devices(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
     def __init__(
@@ -144,13 +391,18 @@ class LeaseStatus(google.protobuf.message.Message):
         tenant: builtins.str = ...,
         devices: collections.abc.Iterable[builtins.int] | None = ...,
         age_s: builtins.float = ...,
-        ttl_left_s: builtins.float = ...,
+        ttl_left_s: builtins.float | None = ...,
         calls_running: builtins.int = ...,
         calls: builtins.int = ...,
         memory: builtins.int = ...,
         exclusive: builtins.bool = ...,
+        priority: builtins.int = ...,
+        state: builtins.str = ...,
+        one_call: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["age_s", b"age_s", "calls", b"calls", "calls_running", b"calls_running", "devices", b"devices", "exclusive", b"exclusive", "lease", b"lease", "memory", b"memory", "tenant", b"tenant", "ttl_left_s", b"ttl_left_s"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_ttl_left_s", b"_ttl_left_s", "ttl_left_s", b"ttl_left_s"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_ttl_left_s", b"_ttl_left_s", "age_s", b"age_s", "calls", b"calls", "calls_running", b"calls_running", "devices", b"devices", "exclusive", b"exclusive", "lease", b"lease", "memory", b"memory", "one_call", b"one_call", "priority", b"priority", "state", b"state", "tenant", b"tenant", "ttl_left_s", b"ttl_left_s"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_ttl_left_s", b"_ttl_left_s"]) -> typing.Literal["ttl_left_s"] | None: ...
 
 global___LeaseStatus = LeaseStatus
 
@@ -163,11 +415,15 @@ class WaiterStatus(google.protobuf.message.Message):
     GPUS_FIELD_NUMBER: builtins.int
     MEMORY_FIELD_NUMBER: builtins.int
     WAITED_S_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
+    EXCLUSIVE_FIELD_NUMBER: builtins.int
     place: builtins.int
     tenant: builtins.str
     gpus: builtins.int
     memory: builtins.int
     waited_s: builtins.float
+    priority: builtins.int
+    exclusive: builtins.bool
     def __init__(
         self,
         *,
@@ -176,8 +432,10 @@ class WaiterStatus(google.protobuf.message.Message):
         gpus: builtins.int = ...,
         memory: builtins.int = ...,
         waited_s: builtins.float = ...,
+        priority: builtins.int = ...,
+        exclusive: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["gpus", b"gpus", "memory", b"memory", "place", b"place", "tenant", b"tenant", "waited_s", b"waited_s"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["exclusive", b"exclusive", "gpus", b"gpus", "memory", b"memory", "place", b"place", "priority", b"priority", "tenant", b"tenant", "waited_s", b"waited_s"]) -> None: ...
 
 global___WaiterStatus = WaiterStatus
 
@@ -191,12 +449,15 @@ class Counters(google.protobuf.message.Message):
     TIMED_OUT_FIELD_NUMBER: builtins.int
     EXPIRED_FIELD_NUMBER: builtins.int
     DEALLOCATED_FIELD_NUMBER: builtins.int
+    FAILED_FIELD_NUMBER: builtins.int
     granted: builtins.int
     busy: builtins.int
     impossible: builtins.int
     timed_out: builtins.int
     expired: builtins.int
     deallocated: builtins.int
+    failed: builtins.int
+    """Leases that ended because their device failed."""
     def __init__(
         self,
         *,
@@ -206,26 +467,104 @@ class Counters(google.protobuf.message.Message):
         timed_out: builtins.int = ...,
         expired: builtins.int = ...,
         deallocated: builtins.int = ...,
+        failed: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["busy", b"busy", "deallocated", b"deallocated", "expired", b"expired", "granted", b"granted", "impossible", b"impossible", "timed_out", b"timed_out"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["busy", b"busy", "deallocated", b"deallocated", "expired", b"expired", "failed", b"failed", "granted", b"granted", "impossible", b"impossible", "timed_out", b"timed_out"]) -> None: ...
 
 global___Counters = Counters
+
+@typing.final
+class Traffic(google.protobuf.message.Message):
+    """Calls of the last seconds."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CALLS_PER_S_FIELD_NUMBER: builtins.int
+    RECEIVED_PER_S_FIELD_NUMBER: builtins.int
+    SENT_PER_S_FIELD_NUMBER: builtins.int
+    P50_S_FIELD_NUMBER: builtins.int
+    P99_S_FIELD_NUMBER: builtins.int
+    calls_per_s: builtins.float
+    received_per_s: builtins.float
+    """Bytes of programs with their tensors, and of results."""
+    sent_per_s: builtins.float
+    p50_s: builtins.float
+    """From the header's arrival to the reply, seconds; 0 while there are no calls."""
+    p99_s: builtins.float
+    def __init__(
+        self,
+        *,
+        calls_per_s: builtins.float = ...,
+        received_per_s: builtins.float = ...,
+        sent_per_s: builtins.float = ...,
+        p50_s: builtins.float = ...,
+        p99_s: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["calls_per_s", b"calls_per_s", "p50_s", b"p50_s", "p99_s", b"p99_s", "received_per_s", b"received_per_s", "sent_per_s", b"sent_per_s"]) -> None: ...
+
+global___Traffic = Traffic
+
+@typing.final
+class TenantStatus(google.protobuf.message.Message):
+    """How much of the devices a tenant has, and may have."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: builtins.int
+    LEASES_FIELD_NUMBER: builtins.int
+    GPUS_FIELD_NUMBER: builtins.int
+    MEMORY_FIELD_NUMBER: builtins.int
+    LEASES_LIMIT_FIELD_NUMBER: builtins.int
+    GPUS_LIMIT_FIELD_NUMBER: builtins.int
+    MEMORY_LIMIT_FIELD_NUMBER: builtins.int
+    tenant: builtins.str
+    leases: builtins.int
+    gpus: builtins.int
+    memory: builtins.int
+    leases_limit: builtins.int
+    gpus_limit: builtins.int
+    memory_limit: builtins.int
+    def __init__(
+        self,
+        *,
+        tenant: builtins.str = ...,
+        leases: builtins.int = ...,
+        gpus: builtins.int = ...,
+        memory: builtins.int = ...,
+        leases_limit: builtins.int | None = ...,
+        gpus_limit: builtins.int | None = ...,
+        memory_limit: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_gpus_limit", b"_gpus_limit", "_leases_limit", b"_leases_limit", "_memory_limit", b"_memory_limit", "gpus_limit", b"gpus_limit", "leases_limit", b"leases_limit", "memory_limit", b"memory_limit"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_gpus_limit", b"_gpus_limit", "_leases_limit", b"_leases_limit", "_memory_limit", b"_memory_limit", "gpus", b"gpus", "gpus_limit", b"gpus_limit", "leases", b"leases", "leases_limit", b"leases_limit", "memory", b"memory", "memory_limit", b"memory_limit", "tenant", b"tenant"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_gpus_limit", b"_gpus_limit"]) -> typing.Literal["gpus_limit"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_leases_limit", b"_leases_limit"]) -> typing.Literal["leases_limit"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_memory_limit", b"_memory_limit"]) -> typing.Literal["memory_limit"] | None: ...
+
+global___TenantStatus = TenantStatus
 
 @typing.final
 class Snapshot(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     VERSION_FIELD_NUMBER: builtins.int
-    POLICY_FIELD_NUMBER: builtins.int
     UPTIME_S_FIELD_NUMBER: builtins.int
     DEVICES_FIELD_NUMBER: builtins.int
     LEASES_FIELD_NUMBER: builtins.int
     QUEUE_FIELD_NUMBER: builtins.int
     COUNTERS_FIELD_NUMBER: builtins.int
     MODELS_FIELD_NUMBER: builtins.int
+    TRAFFIC_FIELD_NUMBER: builtins.int
+    MEAN_HELD_S_FIELD_NUMBER: builtins.int
+    TENANTS_FIELD_NUMBER: builtins.int
+    SETTINGS_FIELD_NUMBER: builtins.int
     version: builtins.str
-    policy: builtins.str
     uptime_s: builtins.float
+    mean_held_s: builtins.float
+    """Of the leases that have ended lately; absent before the first."""
     @property
     def devices(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___DeviceStatus]: ...
     @property
@@ -236,19 +575,29 @@ class Snapshot(google.protobuf.message.Message):
     def counters(self) -> global___Counters: ...
     @property
     def models(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def traffic(self) -> global___Traffic: ...
+    @property
+    def tenants(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TenantStatus]: ...
+    @property
+    def settings(self) -> global___SchedulerSettings: ...
     def __init__(
         self,
         *,
         version: builtins.str = ...,
-        policy: builtins.str = ...,
         uptime_s: builtins.float = ...,
         devices: collections.abc.Iterable[global___DeviceStatus] | None = ...,
         leases: collections.abc.Iterable[global___LeaseStatus] | None = ...,
         queue: collections.abc.Iterable[global___WaiterStatus] | None = ...,
         counters: global___Counters | None = ...,
         models: collections.abc.Iterable[builtins.str] | None = ...,
+        traffic: global___Traffic | None = ...,
+        mean_held_s: builtins.float | None = ...,
+        tenants: collections.abc.Iterable[global___TenantStatus] | None = ...,
+        settings: global___SchedulerSettings | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["counters", b"counters"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["counters", b"counters", "devices", b"devices", "leases", b"leases", "models", b"models", "policy", b"policy", "queue", b"queue", "uptime_s", b"uptime_s", "version", b"version"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_mean_held_s", b"_mean_held_s", "counters", b"counters", "mean_held_s", b"mean_held_s", "settings", b"settings", "traffic", b"traffic"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_mean_held_s", b"_mean_held_s", "counters", b"counters", "devices", b"devices", "leases", b"leases", "mean_held_s", b"mean_held_s", "models", b"models", "queue", b"queue", "settings", b"settings", "tenants", b"tenants", "traffic", b"traffic", "uptime_s", b"uptime_s", "version", b"version"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_mean_held_s", b"_mean_held_s"]) -> typing.Literal["mean_held_s"] | None: ...
 
 global___Snapshot = Snapshot
