@@ -31,6 +31,7 @@ from remotegpu_server.scheduler import (
     Tick,
     TimedOut,
 )
+from remotegpu_server.scheduler.pool import Pool
 from tests.fixtures.scheduling import busy, end, make, nowait, wait
 
 # ---- grants and refusals ----------------------------------------------------------------------------------
@@ -57,8 +58,8 @@ def test_another_policy_may_be_given_and_indices_need_not_be_positions() -> None
     class Last(RoundRobin):
         name = "last"
 
-        def choose(self, candidates: Any, request: Request) -> tuple[int, ...]:
-            return tuple(candidate.index for candidate in candidates[-request.gpus :])
+        def choose(self, pool: Pool, request: Request) -> tuple[int, ...]:
+            return tuple(member.position for member in pool if member.fits(request))[-request.gpus :]
 
     scheduler = Scheduler([Device(i, "GPU", "", 100, 1) for i in (7, 3, 5)], policy=Last())
     assert nowait(scheduler, "a", gpus=2) == [Grant("a", (5, 7))]
@@ -306,30 +307,28 @@ def test_leases_in_turns_do_not_starve_one_who_needs_room(big: dict[str, Any]) -
 
 
 def test_a_reservation_takes_no_more_than_it_needs_and_grows_with_time() -> None:
-    scheduler = make(4, slots=2, gang_patience=1)
-    nowait(scheduler, "two", memory=10)
-    for key in "abcd":
-        nowait(scheduler, key)  # on 1, 2, 3 and beside "two" on 0
-    wait(scheduler, "alone", 0, exclusive=True)
+    def filled() -> Scheduler:
+        scheduler = make(4, slots=2, gang_patience=1)
+        nowait(scheduler, "two", memory=10)
+        for key in "abcd":
+            nowait(scheduler, key)  # on 1, 2, 3 and beside "two" on 0
+        wait(scheduler, "alone", 0, exclusive=True)
+        return scheduler
 
-    def reserved(now: float) -> list[int]:
+    def reserved(scheduler: Scheduler, now: float) -> list[int]:
         devices = scheduler.snapshot(now).devices
         return [view.device.index for view in devices if view.state == "reserved"]
 
-    assert [(now, reserved(now)) for now in (0.9, 1, 1.9, 2, 3.9, 4, 8)] == [
-        (0.9, []),
-        (1, [1]),
-        (1.9, [1]),
-        (2, [1, 2]),
-        (3.9, [1, 2]),
-        (4, [1, 2, 3]),
-        (8, [0, 1, 2, 3]),
-    ]
+    times = {0.9: [], 1: [1], 1.9: [1], 2: [1, 2], 3.9: [1, 2], 4: [1, 2, 3], 8: [0, 1, 2, 3]}
+    scheduler = filled()
+    assert {now: reserved(scheduler, now) for now in times} == times
+    assert {now: reserved(filled(), now) for now in times} == times
+    scheduler = filled()
     assert nowait(scheduler, "x", 1.5) == [Grant("x", (2,))]  # passes on what is not reserved
     assert nowait(scheduler, "y", 1.5) == [Grant("y", (3,))]
     busy(nowait(scheduler, "z", 1.5))
     scheduler.handle(DeviceLost(1), 1.6)
-    assert reserved(1.6) == [2]  # all that are left hold two leases, and on 0 less memory is free
+    assert reserved(scheduler, 1.6) == [2]  # all that are left hold two leases, and on 0 less memory is free
     scheduler.handle(DeviceReady(1), 1.7)
     assert end(scheduler, "a", 1.8, 1) == [Grant("alone", (1,))]
 

@@ -23,6 +23,7 @@ from remotegpu_server.scheduler import (
     Free,
     Grant,
     LeaseView,
+    Quota,
     Release,
     Released,
     Renew,
@@ -30,6 +31,7 @@ from remotegpu_server.scheduler import (
     Scheduler,
     Snapshot,
     Tick,
+    Usage,
     WaiterView,
     Why,
 )
@@ -300,6 +302,7 @@ def test_a_snapshot_tells_everything() -> None:
     assert scheduler.snapshot(2.5) == Snapshot(
         now=2.5,
         policy="round-robin",
+        slots=2,
         devices=(
             DeviceView(Device(0, "GPU", "uuid-0", 100, 2), "ready", 1, 1, 30, False),
             DeviceView(Device(1, "GPU", "uuid-1", 100, 2), "ready", 1, 2, 100, True),
@@ -317,6 +320,7 @@ def test_a_snapshot_tells_everything() -> None:
         free=Free(0, 1, 70),
         mean_held=None,
         counters=Counters(requested=4, granted=2, deallocated=1, lost=1),
+        tenants=(Usage("other", 0, 0, 0, Quota()), Usage("tenant", 2, 2, 30, Quota())),
     )
     late = scheduler.snapshot(99)  # nothing was handled since, so nothing has ended
     assert (late.leases[0].ttl_left, late.queue[0].time_left) == (0, 0)

@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The reservation scheduler as a pure state machine.
 
-`core.py` decides, with `pool.py` (devices), `leases.py`, `queue.py` (waiters) and `deadlines.py` (a heap);
-`policies.py` chooses among the devices that fit. `events.py` is what goes in and out, `model.py` the facts.
-Standard library only.
+`core.py` decides, with `pool.py` (devices), `leases.py`, `turns.py` (whose turn it is), `tenants.py` (quotas and
+fairness) and `deadlines.py` (a heap); `policies.py` chooses among the devices that fit; `answers.py` and `outlook.py`
+tell those who get nothing. `queue.py` (waiters), `offer.py` (devices) and `positions.py` are the indexes that keep
+decisions cheap. `events.py` is what goes in and out, `model.py` the facts. Standard library only.
 """
 
 from .core import Scheduler
@@ -14,14 +15,19 @@ from .events import (
     CallEnded,
     CallStarted,
     Cancel,
+    Configure,
     Dealloc,
+    DeviceFailed,
     DeviceLost,
     DeviceReady,
     Effect,
     Event,
+    Explanation,
     Finish,
     Grant,
     Impossible,
+    Load,
+    OverQuota,
     QueueFull,
     Reason,
     Refuse,
@@ -30,8 +36,10 @@ from .events import (
     Renew,
     Tick,
     TimedOut,
+    Warm,
 )
 from .model import (
+    PRIORITIES,
     Counters,
     Device,
     DeviceState,
@@ -39,23 +47,29 @@ from .model import (
     Ended,
     Free,
     LeaseView,
+    Quota,
     Request,
     Snapshot,
+    Usage,
+    Verdict,
     WaiterView,
     Why,
 )
-from .policies import Candidate, Policy, RoundRobin
+from .policies import POLICIES, Policy, RoundRobin
 
 __all__ = [
+    "POLICIES",
+    "PRIORITIES",
     "Alloc",
     "Busy",
     "CallEnded",
     "CallStarted",
     "Cancel",
-    "Candidate",
+    "Configure",
     "Counters",
     "Dealloc",
     "Device",
+    "DeviceFailed",
     "DeviceLost",
     "DeviceReady",
     "DeviceState",
@@ -63,13 +77,17 @@ __all__ = [
     "Effect",
     "Ended",
     "Event",
+    "Explanation",
     "Finish",
     "Free",
     "Grant",
     "Impossible",
     "LeaseView",
+    "Load",
+    "OverQuota",
     "Policy",
     "QueueFull",
+    "Quota",
     "Reason",
     "Refuse",
     "Release",
@@ -81,6 +99,9 @@ __all__ = [
     "Snapshot",
     "Tick",
     "TimedOut",
+    "Usage",
+    "Verdict",
     "WaiterView",
+    "Warm",
     "Why",
 ]

@@ -11,73 +11,73 @@ The rules, in the order in which a step applies them:
    could be served, and a newcomer that fits has passed nobody who would have fitted.
 
 A waiter that does not fit may be passed, until it is at the head and has waited for `gang_patience` seconds.
-From then on devices are reserved for it (`Pool.reserved`), and the others share what is not. This holds for
+From then on devices are reserved for it (`Pool.reserve`), and the others share what is not. This holds for
 gangs, for exclusive requests, and for those that declare much memory; no other request can be passed at all.
+A waiter whose tenant has used up its quota is passed as if it were not there.
 
 A lease that has ended keeps its places until each worker has confirmed that the memory is free.
 """
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from .answers import Answers, counter
 from .deadlines import Deadlines
 from .events import (
     Alloc,
-    Busy,
     CallEnded,
     CallStarted,
     Cancel,
+    Configure,
     Dealloc,
+    DeviceFailed,
     DeviceLost,
     DeviceReady,
     Effect,
     Event,
+    Explanation,
     Finish,
     Grant,
-    Impossible,
-    QueueFull,
+    Load,
     Reason,
     Refuse,
     Release,
     Released,
     Renew,
     Tick,
-    TimedOut,
+    Warm,
 )
 from .leases import Lease
-from .model import Counters, Device, Ended, Free, LeaseView, Request, Snapshot, Why
-from .policies import Policy, RoundRobin
+from .model import Counters, Device, Ended, LeaseView, Quota, Request, Snapshot, Why
+from .outlook import HeldTimes
+from .policies import POLICIES, Policy, RoundRobin
 from .pool import Pool, PooledDevice
-from .queue import HeldTimes, Queue, Waiter, retry_after
+from .queue import Queue, Waiter
+from .tenants import Tenants
+from .turns import Turns
 
-_REFUSALS: dict[type[Reason], str] = {
-    Busy: "refused_busy",
-    Impossible: "refused_impossible",
-    TimedOut: "refused_timeout",
-    QueueFull: "refused_full",
-    Ended: "refused_ended",
-}
 _ENDINGS: dict[Why, str] = {
     "dealloc": "deallocated",
     "idle": "expired",
     "hard_cap": "expired",
     "cancelled": "cancelled",
+    "device": "failed",
 }
-_NONE: frozenset[int] = frozenset()
 
 
 class Scheduler:
     """Who has which device, who waits, and until when.
 
-    Every call takes time that is constant, except for the devices, which it goes through once (a few times
-    while something waits), and the queue, which it goes through when capacity comes free.
+    An event costs about the logarithm of the number of devices, leases and waiters; `snapshot`, `Configure` and a
+    device's failure go through all of them.
 
-    - `policy`: which of the fitting devices is given; round-robin if `None`.
+    - `policy`: which of the fitting devices is given, and whose turn it is; round-robin if `None`.
     - `queue_limit`: how many requests may wait.
     - `gang_patience`: seconds for which the head of the queue lets others pass.
     - `remembered`: how many ended leases `lookup` can still tell about.
+    - `quotas`: by tenant; `default_quota` for those who are not named.
 
     Raises `ValueError` for devices that make no sense: see `Pool`.
     """
@@ -90,20 +90,23 @@ class Scheduler:
         queue_limit: int = 1000,
         gang_patience: float = 1.0,
         remembered: int = 4096,
+        quotas: Mapping[str, Quota] | None = None,
+        default_quota: Quota | None = None,
     ) -> None:
         self._pool = Pool(devices)
-        self._policy = policy or RoundRobin()
-        self._patience = gang_patience
         self._leases: dict[str, Lease] = {}  # active and releasing
-        self._queue = Queue(queue_limit)
-        self._deadlines: Deadlines[Lease | Waiter] = Deadlines()
-        self._ended: OrderedDict[str, Why] = OrderedDict()
-        self._remembered = remembered
+        self._tenants = Tenants(quotas or {}, default_quota or Quota())
+        self._turns = Turns(self._pool, self._tenants, Queue(queue_limit), gang_patience)
         self._held = HeldTimes()
+        self._answers = Answers(self._pool, self._tenants, self._held)
+        self._deadlines: Deadlines[Lease | Waiter] = Deadlines()
+        self._ended: OrderedDict[str, Ended] = OrderedDict()
+        self._remembered = remembered
         self._counts = dict.fromkeys(Counters.__slots__, 0)
         self._now = -math.inf
-        self._grew = False  # capacity came free, or the reservation fell: somebody who waits may fit now
+        self._grew = False  # capacity came free, or the order changed: somebody who waits may fit now
         self._effects: list[Effect] = []
+        self._follow(policy or RoundRobin())
         self._handlers: dict[type[Event], Callable[[Any], None]] = {
             Alloc: self._on_alloc,
             Cancel: self._on_cancel,
@@ -115,6 +118,10 @@ class Scheduler:
             Released: self._on_released,
             DeviceLost: self._on_device_lost,
             DeviceReady: self._on_device_ready,
+            DeviceFailed: self._on_device_failed,
+            Load: self._on_load,
+            Warm: self._on_warm,
+            Configure: self._on_configure,
             Tick: self._on_tick,
         }
 
@@ -122,7 +129,7 @@ class Scheduler:
         ready, total = sum(device.ready for device in self._pool), len(self._pool)
         return (
             f"<Scheduler {self._policy.name}: {ready} of {total} devices ready, "
-            f"{len(self._leases)} leases, {len(self._queue)} waiting>"
+            f"{len(self._leases)} leases, {len(self._turns.queue)} waiting>"
         )
 
     # ---- the face -------------------------------------------------------------------------------------
@@ -131,13 +138,14 @@ class Scheduler:
         """Take one event at time `now` and answer what is to be done, in order. `now` must never go back.
 
         Raises `KeyError` for a device that was never declared, and `ValueError` when a call of an active
-        lease ends that never started: both are faults of the caller.
+        lease ends that never started, or for settings that make no sense: all are faults of the caller.
         """
         self._now = now
         effects: list[Effect] = []
         self._effects = effects
         if self._deadlines.due(now):
             self._expire()
+        self._turns.keep(now)  # the head's patience may have run out by now
         self._handlers[type(event)](event)
         if self._grew:
             self._serve()
@@ -153,56 +161,68 @@ class Scheduler:
     def lookup(self, key: str) -> LeaseView | Ended | None:
         """The lease as of the last event; `None` if it was never granted or ended too long ago."""
         lease = self._leases.get(key)
-        if lease is not None:
-            return lease.view(self._now) if lease.why is None else Ended(lease.why)
-        why = self._ended.get(key)
-        return None if why is None else Ended(why)
+        if lease is None:
+            return self._ended.get(key)
+        return lease.view(self._now) if lease.why is None else Ended(lease.why, lease.failed)
+
+    def explain(self, request: Request) -> Explanation:
+        """What an `Alloc` that does not wait would be answered now, and why. Changes nothing."""
+        reason: Reason | None = self._answers.never(request)
+        devices: tuple[int, ...] = ()
+        if reason is None:
+            positions = self._choice(request)
+            devices = tuple(self._pool.devices[at].device.index for at in positions or ())
+            if positions is None:
+                reason = self._answers.busy(request, self._turns.queue)
+        verdicts = tuple(self._pool.verdict(member, request) for member in self._pool)
+        return Explanation(reason, devices, verdicts)
 
     def snapshot(self, now: float) -> Snapshot:
-        """Everything at time `now`. Takes time in proportion to devices, leases and waiters."""
-        reserved = self._reserved(self._queue.head, now)
+        """Everything at time `now`, which must not go back. Takes time in proportion to devices, leases and waiters."""
+        self._turns.keep(now)
+        reserved = self._pool.reserved
         return Snapshot(
             now=now,
             policy=self._policy.name,
-            devices=tuple(device.view(reserved) for device in self._pool),
+            slots=self._pool.most_slots,
+            devices=tuple(device.view(device.position in reserved) for device in self._pool),
             leases=tuple(lease.view(now) for lease in self._leases.values()),
-            queue=tuple(waiter.view(place, now) for place, waiter in enumerate(self._queue, 1)),
-            queue_limit=self._queue.limit,
-            free=self._pool.free(reserved),
+            queue=tuple(waiter.view(place, now) for place, waiter in enumerate(self._turns.queue, 1)),
+            queue_limit=self._turns.queue.limit,
+            free=self._pool.free(),
             mean_held=self._held.mean,
             counters=Counters(**self._counts),
+            tenants=self._tenants.usage(),
         )
 
     # ---- requests -------------------------------------------------------------------------------------
 
     def _on_alloc(self, event: Alloc) -> None:
         key, request = event.key, event.request
-        if key in self._queue:
+        if key in self._turns.queue:
             return
         known = self.lookup(key)
         if isinstance(known, LeaseView):
             self._effects.append(Grant(key, known.devices))
             return
         self._counts["requested"] += 1
-        reserved = self._reserved(self._queue.head, self._now)
-        never = known or self._pool.impossible(request)
+        never = known or self._answers.never(request)
         if never:
             self._refuse(key, never)
-        elif not self._place(key, request, reserved):
-            self._wait_or_refuse(event, reserved)
+        elif not self._place(key, request):
+            self._wait_or_refuse(event)
 
-    def _wait_or_refuse(self, event: Alloc, reserved: frozenset[int]) -> None:
-        key, waiting, limit = event.key, len(self._queue), self._queue.limit
-        asked = self._pool.slots_asked(event.request)
+    def _wait_or_refuse(self, event: Alloc) -> None:
+        key, request = event.key, event.request
         if event.wait_until is None:
-            self._refuse(key, Busy(waiting, waiting + 1, *self._outlook(asked, reserved)))
-        elif waiting >= limit:
-            self._refuse(key, QueueFull(limit, *self._outlook(asked, reserved)))
+            self._refuse(key, self._answers.busy(request, self._turns.queue))
+        elif len(self._turns.queue) >= self._turns.queue.limit:
+            self._refuse(key, self._answers.full(request, self._turns.queue))
         elif event.wait_until <= self._now:
-            self._refuse(key, TimedOut(0.0, waiting, *self._outlook(asked, reserved)))
+            self._refuse(key, self._answers.timed_out(request, 0.0, self._turns.queue))
         else:
-            waiter = Waiter(key, event.request, self._now, asked)
-            self._queue.join(waiter)
+            waiter, first = self._turns.join(event, self._now)
+            self._grew = self._grew or first
             self._deadlines.set(waiter, event.wait_until)
 
     def _on_cancel(self, event: Cancel) -> None:
@@ -220,11 +240,10 @@ class Scheduler:
                 self._confirm(lease, self._pool[index])
 
     def _give_up(self, key: str, why: Why) -> None:
-        if key in self._queue:
+        if key in self._turns.queue:
             self._deadlines.drop(self._leave(key))
             self._counts["abandoned"] += 1
         elif lease := self._active(key):
-            self._deadlines.drop(lease)
             self._end(lease, why)
 
     # ---- calls ----------------------------------------------------------------------------------------
@@ -246,7 +265,7 @@ class Scheduler:
             lease.calls_running -= 1
             self._restart_idle_clock(lease)
 
-    # ---- devices and time -----------------------------------------------------------------------------
+    # ---- devices, settings and time -------------------------------------------------------------------
 
     def _on_released(self, event: Released) -> None:
         device = self._pool[event.device]
@@ -256,16 +275,51 @@ class Scheduler:
     def _on_device_lost(self, event: DeviceLost) -> None:
         device = self._pool[event.device]
         if device.ready:
-            device.ready = False
+            self._pool.lose(device)
             self._counts["lost"] += 1
             for lease in device.releasing.values():
                 self._confirm(lease, device)
             device.releasing.clear()
 
+    def _on_device_failed(self, event: DeviceFailed) -> None:
+        self._on_device_lost(DeviceLost(event.device))
+        struck = [lease for lease in self._leases.values() if lease.why is None and event.device in lease.devices]
+        for lease in struck:
+            lease.failed = event.device
+            self._end(lease, "device")
+
     def _on_device_ready(self, event: DeviceReady) -> None:
         device = self._pool[event.device]
         if not device.ready:
-            device.ready = self._grew = True
+            self._pool.regain(device)
+            self._grew = True
+
+    def _on_load(self, event: Load) -> None:
+        for index, utilization in event.utilization.items():
+            self._pool.set_load(self._pool[index], utilization)
+
+    def _on_warm(self, event: Warm) -> None:
+        device = self._pool[event.device]
+        if device.ready:
+            self._pool.warm.setdefault(event.model, {})[device.position] = None
+
+    def _on_configure(self, event: Configure) -> None:
+        policy = None if event.policy is None else POLICIES.get(event.policy)
+        sizes = (event.slots is None or event.slots >= 1) and (event.queue_limit is None or event.queue_limit >= 0)
+        if not sizes or (event.policy is not None and policy is None):
+            raise ValueError(f"slots >= 1, queue_limit >= 0 and a policy of {list(POLICIES)}, not {event}")
+        if policy is not None and policy.name != self._policy.name:
+            self._follow(policy())
+        if event.slots is not None:
+            self._pool.set_slots(event.slots)
+        if event.queue_limit is not None:
+            self._turns.queue.limit = event.queue_limit
+        self._grew = True
+
+    def _follow(self, policy: Policy) -> None:
+        self._policy = policy
+        self._pool.rank(policy.ranked)
+        self._turns.reorder(policy.per_tenant)
 
     def _on_tick(self, event: Tick) -> None:
         """What is due has happened before any event."""
@@ -282,61 +336,57 @@ class Scheduler:
                 timed_out.append(self._leave(item.key))
         if self._grew:
             self._serve()
-        reserved = self._reserved(self._queue.head, self._now)
         for waiter in timed_out:
-            outlook = self._outlook(waiter.slots, reserved)
-            self._refuse(waiter.key, TimedOut(self._now - waiter.since, len(self._queue), *outlook))
+            waited = self._now - waiter.since
+            self._refuse(waiter.key, self._answers.timed_out(waiter.request, waited, self._turns.queue))
 
     def _serve(self) -> None:
-        """Grant whatever fits, in the order of the queue; the first that does not fit is its new head."""
-        self._grew = False
-        served: list[Waiter] = []
-        head: Waiter | None = None
-        reserved = _NONE
-        failed: dict[tuple[int, bool], int] = {}  # the least memory that did not fit, by the rest of the shape
-        for waiter in self._queue:
-            request = waiter.request
-            shape = request.gpus, request.exclusive
-            if request.memory >= failed.get(shape, math.inf):
-                continue
-            if self._place(waiter.key, request, reserved):
-                served.append(waiter)
-                continue
-            failed[shape] = request.memory
-            if head is None:
-                head, reserved = waiter, self._reserved(waiter, self._now)
-            if not self._pool.offers(reserved):
-                break
-        for waiter in served:
-            self._queue.leave(waiter.key)
-            self._deadlines.drop(waiter)
+        """Grant whatever fits, in the order of the queue."""
+        while self._grew:
+            self._grew = False
+            while (waiter := self._turns.next()) is not None:
+                self._turns.leave(waiter.key)
+                self._deadlines.drop(waiter)
+                if not self._place(waiter.key, waiter.request):
+                    raise AssertionError(f"{waiter.request} fits by the indexes, but finds no place")
+            self._grew = self._turns.settle()
+        self._turns.keep(self._now)
 
-    def _place(self, key: str, request: Request, reserved: frozenset[int]) -> bool:
+    def _choice(self, request: Request) -> tuple[int, ...] | None:
+        """The positions that the request would get, `None` if it does not fit on what is not reserved."""
+        return self._policy.choose(self._pool, request) if self._turns.fits(request) else None
+
+    def _place(self, key: str, request: Request) -> bool:
         """Grant the request if it fits on what is not reserved."""
-        fitting = self._pool.fitting(request)
-        if reserved:
-            fitting = [device for device in fitting if device.index not in reserved]
-        if len(fitting) < request.gpus:
+        positions = self._choice(request)
+        if positions is None:
             return False
-        devices = self._policy.choose(fitting, request)
-        for index in devices:
-            self._pool[index].take(request)
+        self._policy.given(positions)
+        members = [self._pool.devices[at] for at in positions]
+        for member in members:
+            self._pool.take(member, request)
+        devices = tuple(member.device.index for member in members)
         self._leases[key] = lease = Lease(key, request, devices, granted=self._now, idle_since=self._now)
+        lease.slots, lease.expected = self._pool.slots_asked(request), self._held.mean or 0.0
+        tenant = self._tenants[request.tenant]
+        self._tenants.take(tenant, request, lease.slots, lease.expected)
+        self._turns.queue.resort(tenant)
         self._deadlines.set(lease, lease.deadline)
         self._counts["granted"] += 1
         self._effects.append(Grant(key, devices))
         return True
 
     def _refuse(self, key: str, reason: Reason) -> None:
-        self._counts[_REFUSALS[type(reason)]] += 1
+        self._counts[counter(reason)] += 1
         self._effects.append(Refuse(key, reason))
 
     def _end(self, lease: Lease, why: Why) -> None:
         """The lease is over; its places follow when the workers confirm, those of lost devices at once."""
+        self._deadlines.drop(lease)
         lease.why, lease.outstanding = why, len(lease.devices)
         self._counts[_ENDINGS[why]] += 1
         devices = [self._pool[index] for index in lease.devices]
-        ready = tuple(device.index for device in devices if device.ready)
+        ready = tuple(device.device.index for device in devices if device.ready)
         self._effects.append(Release(lease.key, ready, why))
         for device in devices:
             if device.ready:
@@ -345,14 +395,19 @@ class Scheduler:
                 self._confirm(lease, device)
 
     def _confirm(self, lease: Lease, device: PooledDevice) -> None:
-        device.give(lease.request)
+        self._pool.give(device, lease.request)
+        self._turns.came_free(device)
         self._grew = True
         lease.outstanding -= 1
         if lease.outstanding or lease.why is None:
             return
         del self._leases[lease.key]
-        self._held.observe(self._now - lease.granted)
-        self._ended[lease.key] = lease.why
+        held = self._now - lease.granted
+        self._held.observe(held)
+        tenant = self._tenants[lease.request.tenant]
+        self._tenants.give(tenant, lease.request, lease.slots, held - lease.expected)
+        self._turns.queue.resort(tenant)
+        self._ended[lease.key] = Ended(lease.why, lease.failed)
         if len(self._ended) > self._remembered:
             self._ended.popitem(last=False)
 
@@ -363,23 +418,10 @@ class Scheduler:
         return lease if lease is not None and lease.why is None else None
 
     def _leave(self, key: str) -> Waiter:
-        head = self._queue.head
-        waiter = self._queue.leave(key)
-        self._grew = self._grew or waiter is head  # what was reserved for it is not any more
+        waiter, first = self._turns.leave(key)
+        self._grew = self._grew or first  # what was reserved for it is not any more
         return waiter
 
     def _restart_idle_clock(self, lease: Lease) -> None:
         lease.idle_since = self._now
         self._deadlines.set(lease, lease.deadline)
-
-    def _reserved(self, head: Waiter | None, now: float) -> frozenset[int]:
-        """The devices kept for the waiter at the head of the queue, once its patience is over."""
-        if head is None:
-            return _NONE
-        overdue = now - head.since - self._patience
-        return self._pool.reserved(head.request, overdue) if overdue >= 0 else _NONE
-
-    def _outlook(self, asked: int, reserved: Collection[int]) -> tuple[float | None, float, Free]:
-        """Estimated wait, when to ask again, and what is free, for one who asks for so many slots."""
-        wait = self._held.wait(self._queue.slots + asked, self._pool.ready_slots)
-        return wait, retry_after(wait), self._pool.free(reserved)

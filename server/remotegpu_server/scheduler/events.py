@@ -6,9 +6,10 @@ A key names one request and, once granted, the lease that came of it. Keys are c
 not used again for another request.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .model import Ended, Free, Request, Why
+from .model import Ended, Free, Request, Verdict, Why
 
 # ---- events -------------------------------------------------------------------------------------------
 
@@ -94,11 +95,62 @@ class DeviceReady:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceFailed:
+    """The device is unhealthy: as `DeviceLost`, and its leases are over, on all their devices."""
+
+    device: int
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What devices are doing by measurement, 0 to 1, by index. Others keep what was said last."""
+
+    utilization: Mapping[int, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Warm:
+    """The model has run on the device. Forgotten when the device is lost."""
+
+    device: int
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """The operator changes what is given; `None` leaves it. `policy` is a name of `policies.POLICIES`.
+
+    `slots` is for every device. Nobody loses a lease, and nobody the place in the queue: fewer slots or a shorter
+    queue hold for newcomers.
+    """
+
+    policy: str | None = None
+    slots: int | None = None
+    queue_limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passed."""
 
 
-Event = Alloc | Cancel | Dealloc | Finish | Renew | CallStarted | CallEnded | Released | DeviceLost | DeviceReady | Tick
+Event = (
+    Alloc
+    | Cancel
+    | Dealloc
+    | Finish
+    | Renew
+    | CallStarted
+    | CallEnded
+    | Released
+    | DeviceLost
+    | DeviceReady
+    | DeviceFailed
+    | Load
+    | Warm
+    | Configure
+    | Tick
+)
 
 # ---- reasons to refuse --------------------------------------------------------------------------------
 
@@ -120,7 +172,8 @@ class Busy:
 
 @dataclass(frozen=True, slots=True)
 class Impossible:
-    """It will never fit. `what` is the field of the request.
+    """It will never fit, here or within the tenant's quota. `what` is the field of the request; for quotas
+    "leases of this tenant", "gpus of this tenant" and so on.
 
     `limit` is the most there is (for memory: on the smallest of the `gpus` largest devices); where `asked` is
     not above it, it is the least that makes sense: 1 for `gpus`, 0 for `memory`, more than 0 for a TTL.
@@ -152,7 +205,26 @@ class QueueFull:
     free: Free
 
 
-Reason = Busy | Impossible | TimedOut | QueueFull | Ended
+@dataclass(frozen=True, slots=True)
+class OverQuota:
+    """The tenant holds too much for this to come on top, and the request does not wait, or has waited in vain.
+
+    `what`: "leases", "gpus" or "memory". `waited`: seconds. Otherwise as in `Busy`.
+    """
+
+    what: str
+    asked: int
+    used: int
+    limit: int
+    waited: float
+    queue_length: int
+    place: int
+    estimated_wait: float | None
+    retry_after: float
+    free: Free
+
+
+Reason = Busy | Impossible | TimedOut | QueueFull | OverQuota | Ended
 """`Ended`: the key belongs to a lease that is over, so this is a late duplicate of an answered request."""
 
 # ---- effects ------------------------------------------------------------------------------------------
@@ -187,3 +259,17 @@ class Release:
 
 
 Effect = Grant | Refuse | Release
+
+# ---- answers to questions -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What `Alloc` without waiting would be answered now: `reason` is `None` if it would be granted `devices`.
+
+    `verdicts`: each device by itself, whatever the others are like.
+    """
+
+    reason: Reason | None
+    devices: tuple[int, ...]
+    verdicts: tuple[Verdict, ...]

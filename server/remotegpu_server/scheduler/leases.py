@@ -22,6 +22,9 @@ class Lease(Timed):
     calls_made: int = 0
     why: Why | None = None
     outstanding: int = 0  # devices whose worker has not yet confirmed the release
+    slots: int = 1  # that it takes, counted in shared places
+    expected: float = 0.0  # seconds that it would last: what its tenant was charged
+    failed: int | None = None  # the device that failed, if that is why it ended
 
     @property
     def idle_deadline(self) -> float:
@@ -59,4 +62,6 @@ class Lease(Timed):
             ttl_left=None if deadline == math.inf else max(0.0, deadline - now),
             calls_running=self.calls_running,
             calls_made=self.calls_made,
+            priority=self.request.priority,
+            one_call=self.request.one_call,
         )

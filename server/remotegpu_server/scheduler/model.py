@@ -9,11 +9,15 @@ monotonic clock the caller uses.
 from dataclasses import dataclass
 from typing import Literal
 
-Why = Literal["dealloc", "idle", "hard_cap", "cancelled"]
-"""Why a lease ended: given back, its idle TTL ran out, its hard cap came, its owner gave up on the request."""
+Why = Literal["dealloc", "idle", "hard_cap", "cancelled", "device"]
+"""Why a lease ended: given back, its idle TTL ran out, its hard cap came, its owner gave up on the request, one of its
+devices failed."""
 
 DeviceState = Literal["ready", "reserved", "lost"]
 """`reserved`: kept for the request at the head of the queue. `lost`: no grants until it is ready again."""
+
+PRIORITIES = 10
+"""Priorities are 0 (the default) to 9; a higher one is served first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,9 @@ class Request:
 
     `memory`: bytes declared on EACH of the `gpus` devices. `exclusive`: whole devices, shared with nobody.
     `idle_ttl`: seconds without a running call after which the lease ends. `hard_ttl`: seconds from the grant
-    after which it ends whatever it does; `None` for no such cap.
+    after which it ends whatever it does; `None` for no such cap. `model`: what will be run, for policies that
+    look for devices where it is warm; "" for nothing in particular. `one_call`: it stands for a single call that
+    came without a lease.
     """
 
     tenant: str
@@ -45,6 +51,25 @@ class Request:
     exclusive: bool = False
     idle_ttl: float = 30.0
     hard_ttl: float | None = None
+    priority: int = 0
+    model: str = ""
+    one_call: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """How much a tenant may hold at any time; `None` is no limit. `memory`: bytes declared on all devices
+    together. An exclusive lease counts as many GPUs as any other, and the memory that it declares.
+
+    `weight`: the tenant's share under the policy `fair`, relative to those of others, above 0. `priority`: the
+    highest that it may ask for.
+    """
+
+    leases: int | None = None
+    gpus: int | None = None
+    memory: int | None = None
+    weight: float = 1.0
+    priority: int = PRIORITIES - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +87,13 @@ class Free:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The lease is over, and why. Its memory may still be on the way to being freed."""
+    """The lease is over, and why. Its memory may still be on the way to being freed.
+
+    `device`: the one that failed, if that is why.
+    """
 
     why: Why
+    device: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +132,8 @@ class LeaseView:
     ttl_left: float | None
     calls_running: int
     calls_made: int
+    priority: int = 0
+    one_call: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +148,18 @@ class WaiterView:
     exclusive: bool
     waited: float
     time_left: float | None
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a tenant holds now, and its quota. Leases that have ended count until their memory is confirmed free."""
+
+    tenant: str
+    leases: int
+    gpus: int
+    memory: int
+    quota: Quota
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +167,11 @@ class Counters:
     """What has happened since the start. Two sums always hold:
 
     requested = granted + refused_* + abandoned + requests queued now
-    granted = deallocated + expired + cancelled + leases active now
+    granted = deallocated + expired + cancelled + failed + leases active now
 
-    `abandoned`: waiters that gave up. `cancelled`: leases whose owner gave up just as they were granted.
-    `expired`: idle TTL and hard cap. `lost`: times that a device was lost.
+    `refused_busy` includes quotas. `abandoned`: waiters that gave up. `cancelled`: leases whose owner gave up just
+    as they were granted. `expired`: idle TTL and hard cap. `failed`: leases whose device failed. `lost`: times that
+    a device was lost.
     """
 
     requested: int = 0
@@ -141,15 +185,21 @@ class Counters:
     deallocated: int = 0
     expired: int = 0
     cancelled: int = 0
+    failed: int = 0
     lost: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The whole scheduler at time `now`. `mean_held`: how long leases last, `None` before the first ended."""
+    """The whole scheduler at time `now`. `mean_held`: how long leases last, `None` before the first ended.
+
+    `slots`: leases that may share a device, of the one with the most. `tenants`: those who hold something or have
+    a quota. `queue` is in the order in which it will be served as things stand.
+    """
 
     now: float
     policy: str
+    slots: int
     devices: tuple[DeviceView, ...]
     leases: tuple[LeaseView, ...]
     queue: tuple[WaiterView, ...]
@@ -157,3 +207,12 @@ class Snapshot:
     free: Free
     mean_held: float | None
     counters: Counters
+    tenants: tuple[Usage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a request fits on one device now; `why` not, in a few words, "" if it does."""
+
+    device: int
+    why: str

@@ -1,0 +1,64 @@
+# SPDX-FileCopyrightText: 2026 The remotegpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""What those are told who get nothing: why, how long it may take, and what there is instead."""
+
+from .events import Busy, Impossible, OverQuota, QueueFull, Reason, TimedOut
+from .model import Ended, Free, Request
+from .outlook import HeldTimes, retry_after
+from .pool import Pool
+from .queue import Queue
+from .tenants import Tenants
+
+_COUNTERS: dict[type[Reason], str] = {
+    Busy: "refused_busy",
+    OverQuota: "refused_busy",
+    Impossible: "refused_impossible",
+    TimedOut: "refused_timeout",
+    QueueFull: "refused_full",
+    Ended: "refused_ended",
+}
+
+
+def counter(reason: Reason) -> str:
+    """The counter that such a refusal goes to. Over quota after a wait is a wait that was too short."""
+    return "refused_timeout" if isinstance(reason, OverQuota) and reason.waited else _COUNTERS[type(reason)]
+
+
+class Answers:
+    """Makes reasons from how things stand."""
+
+    def __init__(self, pool: Pool, tenants: Tenants, held: HeldTimes) -> None:
+        self._pool = pool
+        self._tenants = tenants
+        self._held = held
+
+    def never(self, request: Request) -> Impossible | None:
+        """Why waiting will not help, `None` if it may."""
+        return self._pool.impossible(request) or self._tenants.impossible(request)
+
+    def busy(self, request: Request, queue: Queue) -> Busy | OverQuota:
+        """To one who does not wait."""
+        ahead, _ = queue.ahead(request.priority)
+        return self._over_quota(request, 0.0, queue) or Busy(len(queue), ahead + 1, *self._outlook(request, queue))
+
+    def full(self, request: Request, queue: Queue) -> QueueFull:
+        """To one who would wait."""
+        return QueueFull(queue.limit, *self._outlook(request, queue))
+
+    def timed_out(self, request: Request, waited: float, queue: Queue) -> TimedOut | OverQuota:
+        """To one who has waited."""
+        over = self._over_quota(request, waited, queue)
+        return over or TimedOut(waited, len(queue), *self._outlook(request, queue))
+
+    def _over_quota(self, request: Request, waited: float, queue: Queue) -> OverQuota | None:
+        exceeded = self._tenants.exceeded(request)
+        if exceeded is None:
+            return None
+        ahead, _ = queue.ahead(request.priority)
+        return OverQuota(*exceeded, waited, len(queue), ahead + 1, *self._outlook(request, queue))
+
+    def _outlook(self, request: Request, queue: Queue) -> tuple[float | None, float, Free]:
+        """Estimated wait, when to ask again, and what is free."""
+        _, slots_ahead = queue.ahead(request.priority)
+        wait = self._held.wait(slots_ahead + self._pool.slots_asked(request), self._pool.ready_slots)
+        return wait, retry_after(wait), self._pool.free()
