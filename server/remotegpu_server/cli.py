@@ -21,13 +21,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="remotegpu-server",
         description="Shares the GPUs of this machine: array programs and ONNX models, one round trip each.",
-        epilog="Each option may also be given as REMOTEGPU_SERVER_LISTEN, _GPUS, _MODELS, _SLOTS, _ARENA, _INSECURE=1.",
+        epilog="Each option may also be given as an environment variable: REMOTEGPU_SERVER_LISTEN, _GPUS, _MODELS, "
+        "_SLOTS, _POLICY, _QUEUE, _TENANTS, _ARENA, _INSECURE=1.",
     )
     parser.add_argument("--gpus", help='which devices: "0", "0,1", "all", "cpu", "cpu:4" (default: all GPUs, else cpu)')
     parser.add_argument("--listen", metavar="HOST:PORT", help=f"default {server_settings.DEFAULT_LISTEN}; port 0: any")
     parser.add_argument("--insecure", action="store_true", help="allow other addresses than loopback without TLS")
     parser.add_argument("--models", metavar="DIR", help="model repository: DIR/<name>/<version>/model.onnx")
     parser.add_argument("--slots", help=f"leases that may share a device (default {server_settings.DEFAULT_SLOTS})")
+    parser.add_argument("--policy", help="round-robin (default), least-loaded, best-fit, sticky or fair")
+    parser.add_argument("--queue", help=f"requests that may wait (default {server_settings.DEFAULT_QUEUE})")
+    parser.add_argument("--tenants", metavar="FILE", help="TOML file of quotas: [default] and [tenants.NAME]")
     parser.add_argument("--arena", metavar="SIZE", help="shared memory per device and direction (default 256MiB)")
     parser.add_argument("--version", action="version", version=f"remotegpu-server {__version__}")
     parser.add_argument("--stop-at-end-of-input", action="store_true", help=argparse.SUPPRESS)

@@ -6,28 +6,33 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import grpc
 import grpc.aio
 
 from remotegpu import errors
 from remotegpu.v1 import compute_pb2
-from remotegpu_server import scheduler
+from remotegpu_server import quotas, scheduler
+from remotegpu_server.devices.monitor import Monitor
+from remotegpu_server.devices.reading import Reading
+from remotegpu_server.devices.sensors import Sensors, sensors_of
+from remotegpu_server.gateway.bounds import CALL_LIMIT, MESSAGE_LIMIT
 from remotegpu_server.gateway.call import Gate
 from remotegpu_server.gateway.leases import Leases
-from remotegpu_server.gateway.service import MESSAGE_LIMIT, Gateway
+from remotegpu_server.gateway.service import Gateway
 from remotegpu_server.supervisor.worker import DeviceSpec, DeviceWorker, WorkerOptions
 
 from .settings import Settings
 
+logger = logging.getLogger("remotegpu.daemon")
+
 # How long calls in flight may go on after SIGTERM. Seconds.
 DRAIN = 10.0
-# Calls under way at once; with MESSAGE_LIMIT it bounds what unary messages can take: 4 GiB.
-CALL_LIMIT = 1024
 _OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_LIMIT),
     ("grpc.max_send_message_length", -1),
@@ -35,17 +40,18 @@ _OPTIONS = (
     # Typed errors travel as metadata, and may be longer than gRPC's 8 KiB in other alphabets.
     ("grpc.max_metadata_size", 64 * 1024),
     # A first picture must not wait for window updates: HTTP/2 starts with 64 KiB.
-    ("grpc.http2.lookahead_bytes", MESSAGE_LIMIT),
+    ("grpc.http2.lookahead_bytes", 4 * 1024 * 1024),
     # Clients that ping while a call is quiet are not sent away (gRPC's default allows one ping in 5 minutes).
     ("grpc.http2.min_ping_interval_without_data_ms", 5000),
 )
 
 
 class Daemon:
-    """One running server."""
+    """One running server. `sensors` measure its devices; None: those of their kind."""
 
-    def __init__(self, settings: Settings, devices: Sequence[DeviceSpec]) -> None:
+    def __init__(self, settings: Settings, devices: Sequence[DeviceSpec], sensors: Sensors | None = None) -> None:
         self._settings = settings
+        self._quotas = quotas.read(settings.tenants)
         cores = len(os.sched_getaffinity(0))
         options = WorkerOptions(
             models=str(settings.models) if settings.models else None,
@@ -53,6 +59,7 @@ class Daemon:
             threads=max(1, cores // len(devices)),
         )
         self._workers = [DeviceWorker(spec, options, self) for spec in devices]
+        self._sensors = sensors or sensors_of(self._workers, options.threads)
         self._warm: set[int] = set()
         self._catalog = compute_pb2.Catalog()
         self._gate: Gate | None = None
@@ -82,6 +89,28 @@ class Daemon:
         if self._gate is not None:
             self._gate.leases.released(lease, worker.spec.index)
 
+    def model_warm(self, worker: DeviceWorker, model: str) -> None:
+        if self._gate is not None:
+            self._gate.leases.model_warm(worker.spec.index, model)
+
+    # What the monitor tells (`devices.monitor.Listener`).
+
+    def on_reading(self, readings: Mapping[int, Reading]) -> None:
+        assert self._gate is not None
+        for index, reading in readings.items():
+            self._workers[index].reading = reading
+        self._gate.leases.loads({index: reading.utilization for index, reading in readings.items()})
+
+    def on_failed(self, index: int, why: str) -> None:
+        assert self._gate is not None
+        # Leases first: a call whose worker is killed is told why its lease is over.
+        self._gate.leases.device_failed(index, why)
+        self._workers[index].suspend(why)
+
+    def on_healthy(self, index: int) -> None:
+        logger.warning("device %d works again: its worker is started", index)
+        self._workers[index].resume()
+
     def _fail_start(self, why: str) -> None:
         if self._all_warm is not None and not self._all_warm.done():
             self._all_warm.set_exception(errors.ConfigurationError(setting="start", why=why))
@@ -97,8 +126,13 @@ class Daemon:
             await self._all_warm
             server, port = await self._serve()
             gc.freeze()  # what is here now stays: the collector need not walk it again and again
-            announce(port, self._workers)
-            await stop.wait()
+            monitor = Monitor(self._sensors, self)
+            monitor.start()
+            try:
+                announce(port, self._workers)
+                await stop.wait()
+            finally:
+                monitor.stop()
             await self._drain(server)
         finally:
             for worker in self._workers:
@@ -109,7 +143,14 @@ class Daemon:
             scheduler.Device(w.spec.index, w.spec.name, w.spec.uuid, w.memory, self._settings.slots)
             for w in self._workers
         ]
-        leases = Leases(devices, self._workers)
+        pure = scheduler.Scheduler(
+            devices,
+            policy=scheduler.POLICIES[self._settings.policy](),
+            queue_limit=self._settings.queue,
+            quotas=self._quotas.tenants,
+            default_quota=self._quotas.default,
+        )
+        leases = Leases(pure, self._workers)
         self._gate = Gate(leases, self._workers, self._settings.arena_size, self._catalog)
         server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=CALL_LIMIT)
         server.add_generic_rpc_handlers(tuple(Gateway(self._gate).handlers()))
@@ -131,8 +172,11 @@ class Daemon:
         await server.stop(DRAIN)
 
 
-def run(settings: Settings, devices: Sequence[DeviceSpec], *, stop_at_end_of_input: bool) -> None:
-    """Runs a daemon in this process until SIGTERM or SIGINT (or the end of standard input).
+def run(
+    settings: Settings, devices: Sequence[DeviceSpec], *, stop_at_end_of_input: bool, sensors: Sensors | None = None
+) -> None:
+    """Runs a daemon in this process until SIGTERM or SIGINT (or the end of standard input). `sensors` measure the
+    devices; None: those of their kind.
 
     Raises ConfigurationError."""
 
@@ -148,7 +192,8 @@ def run(settings: Settings, devices: Sequence[DeviceSpec], *, stop_at_end_of_inp
                     stop.set()
 
             loop.add_reader(sys.stdin.fileno(), read_input)
-        await Daemon(settings, devices).run(lambda port, workers: _announce(settings, port, workers), stop)
+        daemon = Daemon(settings, devices, sensors)
+        await daemon.run(lambda port, workers: _announce(settings, port, workers), stop)
 
     asyncio.run(main())
 

@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from remotegpu import errors
+from remotegpu_server.gateway.bounds import MOST_SLOTS, MOST_WAITING
+from remotegpu_server.scheduler import POLICIES
 
 DEFAULT_LISTEN = "127.0.0.1:50051"
 DEFAULT_SLOTS = 8
 DEFAULT_ARENA = 256 * 1024**2
+DEFAULT_QUEUE = 1000
+DEFAULT_POLICY = "round-robin"
 _UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
 
 
@@ -28,6 +32,10 @@ class Settings:
     models: Path | None
     slots: int
     arena_size: int
+    policy: str = DEFAULT_POLICY
+    # Requests that may wait.
+    queue: int = DEFAULT_QUEUE
+    tenants: Path | None = None
 
 
 def parse_size(text: str, setting: str) -> int:
@@ -70,13 +78,31 @@ def resolve(arguments: Mapping[str, str | bool | None], environment: Mapping[str
 
     insecure = bool(arguments.get("insecure")) or environment.get("REMOTEGPU_SERVER_INSECURE") == "1"
     host, port = _address(value("listen") or DEFAULT_LISTEN, insecure)
-    models = value("models")
+    models, tenants = value("models"), value("tenants")
     if models is not None and not Path(models).is_dir():
         raise errors.ConfigurationError(setting="--models", why=f"{models} is not a folder")
-    slots = value("slots") or str(DEFAULT_SLOTS)
-    if not slots.isdecimal() or not 1 <= int(slots) <= 1024:
-        raise errors.ConfigurationError(setting="--slots", why=f"1 to 1024 leases may share a device, not {slots}")
     arena = parse_size(value("arena") or str(DEFAULT_ARENA), "--arena")
     if arena < 1024**2:
         raise errors.ConfigurationError(setting="--arena", why="at least 1MiB")
-    return Settings(host, port, value("gpus"), Path(models).resolve() if models else None, int(slots), arena)
+    policy = value("policy") or DEFAULT_POLICY
+    if policy not in POLICIES:
+        raise errors.ConfigurationError(setting="--policy", why=f"{policy!r} is not one of {', '.join(POLICIES)}")
+    return Settings(
+        host=host,
+        port=port,
+        gpus=value("gpus"),
+        models=Path(models).resolve() if models else None,
+        slots=_number(value("slots"), "--slots", DEFAULT_SLOTS, 1, MOST_SLOTS, "leases may share a device"),
+        arena_size=arena,
+        policy=policy,
+        queue=_number(value("queue"), "--queue", DEFAULT_QUEUE, 0, MOST_WAITING, "requests may wait"),
+        tenants=Path(tenants).resolve() if tenants else None,
+    )
+
+
+def _number(text: str | None, setting: str, default: int, least: int, most: int, what: str) -> int:
+    if text is None:
+        return default
+    if not text.isdecimal() or not least <= int(text) <= most:
+        raise errors.ConfigurationError(setting=setting, why=f"{least} to {most} {what}, not {text}")
+    return int(text)

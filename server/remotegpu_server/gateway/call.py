@@ -21,15 +21,16 @@ from remotegpu_server import records, scheduler
 from remotegpu_server.supervisor.life import Life, Reply, Slab
 from remotegpu_server.supervisor.worker import DeviceWorker
 
-from .leases import TENANT, Held, Leases
+from .leases import Held, Leases
+from .traffic import Traffic
 
 DEFAULT_DEADLINE = 60.0
 DEADLINE_LIMIT = 3600.0
 IDLE_TTL = 30.0
 TTL_LIMIT = 86_400.0
 
-# A shared slot for one call. It ends with the call, whose deadline bounds it, so no clock of its own is kept.
-_ONE_CALL = scheduler.Request(TENANT, idle_ttl=math.inf)
+# How much of its deadline a call without a lease waits for a slot: what is left tells the caller that all are busy.
+_ONE_CALL_PATIENCE = 0.9
 
 # Writes the body into its place in the slab.
 Fill = Callable[[memoryview], Awaitable[None]]
@@ -43,6 +44,7 @@ class Gate:
     workers: list[DeviceWorker]
     arena_size: int
     catalog: pb.Catalog = field(default_factory=pb.Catalog)
+    traffic: Traffic = field(default_factory=Traffic)
     draining: bool = False
 
 
@@ -62,23 +64,34 @@ def milliseconds(value: int, default: float, limit: float, what: str) -> float:
     return seconds
 
 
-def scheduler_request(alloc: lease_pb2.AllocRequest) -> scheduler.Request:
+def scheduler_request(alloc: lease_pb2.AllocRequest, tenant: str) -> scheduler.Request:
     """What the scheduler needs of a request. Raises InvalidInput for a TTL above the limit."""
     return scheduler.Request(
-        tenant=TENANT,
+        tenant=tenant,
         gpus=alloc.gpus,
         memory=alloc.memory,
         exclusive=alloc.exclusive,
         idle_ttl=milliseconds(alloc.idle_ttl_ms, IDLE_TTL, TTL_LIMIT, "idle_ttl_ms"),
         hard_ttl=milliseconds(alloc.hard_ttl_ms, 0, TTL_LIMIT, "hard_ttl_ms") or None,
+        priority=alloc.priority,
+        model=alloc.model,
     )
 
 
-def grant_message(held: Held, workers: list[DeviceWorker]) -> lease_pb2.LeaseGrant:
-    """A granted lease as it travels."""
-    grant = lease_pb2.LeaseGrant(lease=held.key, idle_ttl_ms=round(held.request.idle_ttl * 1000))
+def grant_message(held: Held, gate: Gate, ttl_left: float | None = None) -> lease_pb2.LeaseGrant:
+    """A granted lease as it travels. `ttl_left`: seconds until it ends by itself, None if it would not."""
+    request = held.request
+    grant = lease_pb2.LeaseGrant(
+        lease=held.key,
+        idle_ttl_ms=round(request.idle_ttl * 1000),
+        hard_ttl_ms=round((request.hard_ttl or 0) * 1000),
+        fence=held.fence,
+        memory=request.memory,
+        exclusive=request.exclusive,
+        ttl_left_ms=0 if ttl_left is None else max(round(ttl_left * 1000), 1),
+    )
     for index in held.devices:
-        worker = workers[index]
+        worker = gate.workers[index]
         grant.devices.add(index=index, name=worker.spec.name, uuid=worker.spec.uuid, epoch=worker.epoch)
     return grant
 
@@ -86,10 +99,11 @@ def grant_message(held: Held, workers: list[DeviceWorker]) -> lease_pb2.LeaseGra
 class Call:
     """One program on its way."""
 
-    def __init__(self, gate: Gate, header: pb.RunHeader, program: memoryview) -> None:
+    def __init__(self, gate: Gate, tenant: str, header: pb.RunHeader, program: memoryview) -> None:
         """Raises InvalidInput or Unavailable for what can be refused from the header alone."""
         self._arrived = time.monotonic_ns()
         self._gate = gate
+        self._tenant = tenant
         self._header = header
         self._program = program
         self._body_start = wire.aligned(len(program))
@@ -112,11 +126,17 @@ class Call:
 
     async def run(self, fill: Fill) -> Answer:
         """Raises any error of the tree; DeadlineExceeded after `deadline` seconds."""
+        sent = 0
         try:
             async with asyncio.timeout_at(self.ends):
-                return await self._placed(fill)
+                answer = await self._placed(fill)
+            sent = len(answer.reply.result) + len(answer.reply.body)
+            return answer
         except TimeoutError:
             raise errors.DeadlineExceeded(deadline=self.deadline) from None
+        finally:
+            now = time.monotonic_ns()
+            self._gate.traffic.call(now / 1e9, (now - self._arrived) / 1e9, self._size, sent)
 
     async def _placed(self, fill: Fill) -> Answer:
         kind = self._header.WhichOneof("place")
@@ -136,12 +156,12 @@ class Call:
             if over:
                 self._gate.leases.finish(held, clean=self._clean)
         if not one_call:
-            answer.header.lease.CopyFrom(grant_message(held, self._gate.workers))
+            answer.header.lease.CopyFrom(grant_message(held, self._gate))
         return answer
 
     async def _under_lease(self, fill: Fill) -> Answer:
         leases = self._gate.leases
-        held = leases.begin_call(self._header.lease)
+        held = leases.begin_call(self._header.lease, self._tenant)
         try:
             answer = await self._on_device(held, fill)
         finally:
@@ -151,13 +171,15 @@ class Call:
         return answer
 
     async def _slot(self) -> Held:
-        return await self._gate.leases.alloc(_ONE_CALL, self.deadline)
+        # It ends with the call, whose deadline bounds it, so no clock of its own is kept.
+        request = scheduler.Request(self._tenant, idle_ttl=math.inf, model=self._header.model, one_call=True)
+        return await self._gate.leases.alloc(request, self.deadline * _ONE_CALL_PATIENCE)
 
     async def _allocated(self) -> Held:
         alloc = self._header.alloc
         patience = milliseconds(alloc.timeout_ms, 0, DEADLINE_LIMIT, "timeout_ms")
-        held = await self._gate.leases.alloc(scheduler_request(alloc), patience)
-        return self._gate.leases.begin_call(held.key)
+        held = await self._gate.leases.alloc(scheduler_request(alloc, self._tenant), patience)
+        return self._gate.leases.begin_call(held.key, self._tenant)
 
     async def _on_device(self, held: Held, fill: Fill) -> Answer:
         if self._header.device >= len(held.devices):
@@ -172,7 +194,7 @@ class Call:
             submitted = time.monotonic_ns()
             reply = await life.call(slab, self._run_record(held, slab), self.ends)
         except ConnectionResetError:
-            raise worker.lost("its worker died during the call") from None
+            raise worker.lost("its worker died during the call", held.key) from None
         if reply.done.failed:
             failure = wire.error_from(reply.result)
             reply.close()

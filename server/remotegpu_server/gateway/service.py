@@ -14,23 +14,26 @@ import grpc
 import grpc.aio
 
 from remotegpu import errors, wire
-from remotegpu._version import __version__
 from remotegpu.v1 import compute_pb2, scheduler_pb2
 from remotegpu.v1 import lease_pb2 as lease_messages
 from remotegpu_server import scheduler
 
+from .bounds import MESSAGE_LIMIT
 from .call import DEADLINE_LIMIT, Answer, Call, Gate, grant_message, milliseconds, scheduler_request
+from .identity import tenant_of
+from .status import explanation_message, settings_message, snapshot_message
 
 logger = logging.getLogger("remotegpu.gateway")
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
-UnaryMethod = Callable[[bytes], Awaitable[bytes]]
+# From a message and the tenant for whom it comes.
+UnaryMethod = Callable[[bytes, str], Awaitable[bytes]]
 
-# A unary message is in memory before any code of ours sees it: header, program and an inline body.
-MESSAGE_LIMIT = 4 * 1024 * 1024
 # How long a caller may take to send the first message of a stream, and to read each piece of a reply. Seconds.
 _HEADER_PATIENCE = 30.0
 _SEND_PATIENCE = 10.0
+# Between two snapshots of `Watch`. Seconds.
+_WATCH_LEAST = 0.1
 
 
 class Gateway:
@@ -47,13 +50,21 @@ class Gateway:
             "RunStream": grpc.stream_stream_rpc_method_handler(self._run_stream),
             "Models": _unary(self._models),
         }
-        scheduling = {"Alloc": _unary(self._alloc), "Dealloc": _unary(self._dealloc), "Top": _unary(self._top)}
+        scheduling = {
+            "Alloc": _unary(self._alloc),
+            "Dealloc": _unary(self._dealloc),
+            "Renew": _unary(self._renew),
+            "Explain": _unary(self._explain),
+            "Set": _unary(self._set),
+            "Top": _unary(self._top),
+            "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
+        }
         return [
             grpc.method_handlers_generic_handler("remotegpu.v1.Compute", compute),
             grpc.method_handlers_generic_handler("remotegpu.v1.Scheduler", scheduling),
         ]
 
-    async def _run(self, request: bytes) -> bytes:
+    async def _run(self, request: bytes, tenant: str) -> bytes:
         head, program, body = wire.split(request)
         header = wire.parse(compute_pb2.RunHeader, head)
         if header.body_size != len(body):
@@ -62,7 +73,7 @@ class Gateway:
         async def fill(target: memoryview) -> None:
             target[:] = body
 
-        answer = await Call(self._gate, header, program).run(fill)
+        answer = await Call(self._gate, tenant, header, program).run(fill)
         try:
             size = len(answer.reply.body)
             if size > MESSAGE_LIMIT:
@@ -74,7 +85,7 @@ class Gateway:
 
     async def _run_stream(self, requests: AsyncIterator[bytes], context: Context) -> None:
         try:
-            call, answer = await self._streamed_call(requests)
+            call, answer = await self._streamed_call(requests, _tenant(context))
             try:
                 await self._send(call, answer, context)
             finally:
@@ -93,7 +104,7 @@ class Gateway:
         except TimeoutError:
             raise errors.DeadlineExceeded(deadline=call.deadline) from None
 
-    async def _streamed_call(self, requests: AsyncIterator[bytes]) -> tuple[Call, Answer]:
+    async def _streamed_call(self, requests: AsyncIterator[bytes], tenant: str) -> tuple[Call, Answer]:
         incoming = aiter(requests)
         try:
             async with asyncio.timeout(_HEADER_PATIENCE):
@@ -117,91 +128,81 @@ class Gateway:
                         what=f"the header says {len(target)} bytes of body, it ended after {position}: cut short"
                     )
 
-        call = Call(self._gate, header, program)
+        call = Call(self._gate, tenant, header, program)
         return call, await call.run(fill)
 
-    async def _models(self, request: bytes) -> bytes:
+    async def _models(self, request: bytes, tenant: str) -> bytes:
         wire.parse(compute_pb2.ModelsRequest, request)
         return self._gate.catalog.SerializeToString()
 
-    async def _alloc(self, request: bytes) -> bytes:
+    async def _alloc(self, request: bytes, tenant: str) -> bytes:
         message = wire.parse(lease_messages.AllocRequest, request)
         if self._gate.draining:
             raise errors.Unavailable(why="it is draining before a stop")
-        patience = milliseconds(message.timeout_ms, 0, DEADLINE_LIMIT, "timeout_ms")
-        held = await self._gate.leases.alloc(scheduler_request(message), patience)
-        return grant_message(held, self._gate.workers).SerializeToString()
+        patience, leases = milliseconds(message.timeout_ms, 0, DEADLINE_LIMIT, "timeout_ms"), self._gate.leases
+        held = await leases.alloc(scheduler_request(message, tenant), patience, message.request_id)
+        return grant_message(held, self._gate, leases.ttl_left(held)).SerializeToString()
 
-    async def _dealloc(self, request: bytes) -> bytes:
+    async def _dealloc(self, request: bytes, tenant: str) -> bytes:
         message = wire.parse(scheduler_pb2.DeallocRequest, request)
-        ended = self._gate.leases.dealloc(message.lease)
+        ended = self._gate.leases.dealloc(message.lease, tenant)
         return scheduler_pb2.DeallocReply(ended_now=ended).SerializeToString()
 
-    async def _top(self, request: bytes) -> bytes:
+    async def _renew(self, request: bytes, tenant: str) -> bytes:
+        leases = self._gate.leases
+        held = leases.renew(wire.parse(scheduler_pb2.RenewRequest, request).lease, tenant)
+        return grant_message(held, self._gate, leases.ttl_left(held)).SerializeToString()
+
+    async def _explain(self, request: bytes, tenant: str) -> bytes:
+        asked = scheduler_request(wire.parse(lease_messages.AllocRequest, request), tenant)
+        explanation = self._gate.leases.explain(asked)
+        return explanation_message(explanation, self._gate).SerializeToString()
+
+    async def _set(self, request: bytes, tenant: str) -> bytes:
+        message = wire.parse(scheduler_pb2.SetRequest, request)
+        change = scheduler.Configure(
+            policy=message.policy if message.HasField("policy") else None,
+            slots=message.slots if message.HasField("slots") else None,
+            queue_limit=message.queue if message.HasField("queue") else None,
+        )
+        return settings_message(self._gate.leases.configure(change)).SerializeToString()
+
+    async def _top(self, request: bytes, tenant: str) -> bytes:
         wire.parse(scheduler_pb2.TopRequest, request)
+        return self._snapshot()
+
+    async def _watch(self, request: bytes, context: Context) -> None:
+        """Ends when the caller has gone, or the server drains."""
+        try:
+            _tenant(context)
+            interval = wire.parse(scheduler_pb2.WatchRequest, request).interval_ms / 1000
+            if interval < _WATCH_LEAST:
+                limit = f"at least {_WATCH_LEAST * 1000:.0f}"
+                raise errors.InvalidInput(field="interval_ms", limit=limit, given=f"{interval * 1000:.0f}")
+            while not self._gate.draining:
+                await context.write(self._snapshot())
+                await asyncio.sleep(interval)
+            raise errors.Unavailable(why="it is draining before a stop")
+        except errors.Error as error:
+            await _abort(context, error)
+
+    def _snapshot(self) -> bytes:
         return snapshot_message(self._gate, time.monotonic() - self._started).SerializeToString()
-
-
-def snapshot_message(gate: Gate, uptime: float) -> scheduler_pb2.Snapshot:
-    """What `remotegpu top` shows. `uptime` in seconds."""
-    facts = gate.leases.snapshot()
-    message = scheduler_pb2.Snapshot(version=__version__, policy=facts.policy, uptime_s=uptime)
-    message.models.extend(model.name for model in gate.catalog.models)
-    for view, worker in zip(facts.devices, gate.workers, strict=True):
-        message.devices.add(
-            index=view.device.index,
-            name=view.device.name,
-            uuid=view.device.uuid,
-            epoch=worker.epoch,
-            state=worker.state,
-            slots=view.device.slots,
-            slots_used=view.used_slots,
-            memory=view.device.memory,
-            memory_reserved=view.used_memory,
-            exclusive=view.exclusive,
-            memory_held=worker.memory_held,
-            calls=worker.calls,
-            worker_pid=worker.pid,
-            arena_used=worker.arena_used,
-        )
-    for lease in facts.leases:
-        message.leases.add(
-            lease=lease.key[:8],
-            tenant=lease.tenant,
-            devices=lease.devices,
-            age_s=lease.age,
-            ttl_left_s=lease.ttl_left or 0.0,
-            calls_running=lease.calls_running,
-            calls=lease.calls_made,
-            memory=lease.memory,
-            exclusive=lease.exclusive,
-        )
-    for waiter in facts.queue:
-        message.queue.add(
-            place=waiter.place, tenant=waiter.tenant, gpus=waiter.gpus, memory=waiter.memory, waited_s=waiter.waited
-        )
-    _fill_counters(message.counters, facts.counters)
-    return message
-
-
-def _fill_counters(message: scheduler_pb2.Counters, counters: scheduler.Counters) -> None:
-    message.granted = counters.granted
-    message.busy = counters.refused_busy + counters.refused_full
-    message.impossible = counters.refused_impossible
-    message.timed_out = counters.refused_timeout
-    message.expired = counters.expired
-    message.deallocated = counters.deallocated
 
 
 def _unary(method: UnaryMethod) -> grpc.RpcMethodHandler[bytes, bytes]:
     async def handle(request: bytes, context: Context) -> bytes:
         try:
-            return await method(request)
+            return await method(request, _tenant(context))
         except errors.Error as error:
             await _abort(context, error)
             raise AssertionError from error  # abort has raised
 
     return grpc.unary_unary_rpc_method_handler(handle)
+
+
+def _tenant(context: Context) -> str:
+    return tenant_of(context.invocation_metadata() or ())
 
 
 async def _abort(context: Context, error: errors.Error) -> None:

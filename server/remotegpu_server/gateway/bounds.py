@@ -1,0 +1,11 @@
+# SPDX-FileCopyrightText: 2026 The remotegpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""How much at most, whoever asks."""
+
+# A unary message is in memory before any code of ours sees it: header, program and an inline body.
+MESSAGE_LIMIT = 2 * 1024 * 1024
+# Calls under way at once; with MESSAGE_LIMIT it bounds what unary messages can take: 4 GiB.
+CALL_LIMIT = 2048
+# Well below the number of calls, so that those who wait do not lock out those who hold.
+MOST_WAITING = 1536
+MOST_SLOTS = 1024
