@@ -3,6 +3,7 @@
 """The floors that calls are measured against: what gRPC and a process boundary cost when nothing is computed.
 
 `python -m benchmarks.floors` serves until its standard input ends and prints its port:
+    Echo   unary, raw bytes: the message comes back as it is
     Hop    unary, raw bytes: copied into shared memory, a record to a worker process and back, copied out
     Naive  unary, protobuf messages with a `bytes` field, as an ordinary service would do it
 """
@@ -70,6 +71,11 @@ class Hop:
         return bytes(self._replies[:size])
 
 
+async def echo(data: bytes, _context: Any) -> bytes:
+    """What gRPC itself costs."""
+    return data
+
+
 async def naive(request: Any, _context: Any) -> Any:
     """Parses, copies and serialises as generated code does."""
     return compute_pb2.RunReply(body=request.body)
@@ -86,6 +92,7 @@ async def main() -> None:
         ]
     )
     handlers = {
+        "Echo": grpc.unary_unary_rpc_method_handler(echo),
         "Hop": grpc.unary_unary_rpc_method_handler(hop.echo),
         "Naive": grpc.unary_unary_rpc_method_handler(
             naive,

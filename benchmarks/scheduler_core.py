@@ -2,19 +2,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """How many decisions per second the scheduler's core makes: `python -m benchmarks.scheduler_core`.
 
-A cycle is what one lease costs from request to end, all events included; no I/O is done and no clock is read
-inside. Each number is the median of several runs, and the slowest run is printed beside it.
+A cycle is what one lease costs from request to end: an alloc and a dealloc, which are the two decisions, and the
+worker's confirmation. No I/O is done and no clock is read inside. Each number is the median of several runs.
 """
 
+from __future__ import annotations
+
 import argparse
+import json
 import math
 import platform
 import statistics
 import time
+import tracemalloc
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from itertools import count, islice
+from pathlib import Path
 
 from remotegpu_server.scheduler import (
+    POLICIES,
     Alloc,
     CallEnded,
     CallStarted,
@@ -28,14 +35,28 @@ from remotegpu_server.scheduler import (
 )
 
 SLOTS, MEMORY = 4, 80 << 30
-TINY = Request("tenant")
+RESULT = Path(__file__).resolve().parent / "results" / "scheduler_core.json"
+TINY = Request("tenant", memory=1 << 20)
 Cycle = Callable[[int, float], None]
 
 
-def make(devices: int, *, queue_limit: int = 1000) -> Scheduler:
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measurement. `decisions_per_s`: allocs and deallocs, or refusals."""
+
+    scenario: str
+    policy: str
+    devices: int
+    waiting: int
+    cycle_us: float
+    slowest_us: float
+    decisions_per_s: float
+
+
+def make(devices: int, policy: str) -> Scheduler:
     """A scheduler over equal devices, empty."""
     facts = [Device(i, "GPU", f"GPU-{i}", MEMORY, SLOTS) for i in range(devices)]
-    return Scheduler(facts, queue_limit=queue_limit)
+    return Scheduler(facts, queue_limit=1_000_000, policy=POLICIES[policy]())
 
 
 def granted(effects: Sequence[Effect]) -> Grant:
@@ -52,12 +73,6 @@ def fill(scheduler: Scheduler, leases: int, memory: int = 0) -> list[Grant]:
     return [granted(scheduler.handle(Alloc(f"full-{i}", request, None), 0.0)) for i in range(leases)]
 
 
-def lease(devices: int) -> tuple[int, Cycle]:
-    """Alloc (nowait), dealloc, released: nobody else there."""
-    scheduler = make(devices)
-    return 3, lambda number, now: turn(scheduler, f"{number}", now)
-
-
 def turn(scheduler: Scheduler, key: str, now: float) -> None:
     """One lease, from request to end."""
     grant = granted(scheduler.handle(Alloc(key, TINY, None), now))
@@ -65,9 +80,16 @@ def turn(scheduler: Scheduler, key: str, now: float) -> None:
     scheduler.handle(Released(key, grant.devices[0]), now)
 
 
-def call(devices: int) -> tuple[int, Cycle]:
+def lease(devices: int, waiting: int, policy: str) -> Cycle:
+    """Alloc (nowait), dealloc, released: others hold a slot of each device."""
+    scheduler = make(devices, policy)
+    fill(scheduler, devices)
+    return lambda number, now: turn(scheduler, f"{number}", now)
+
+
+def call(devices: int, waiting: int, policy: str) -> Cycle:
     """The same around one call, as the daemon does it: with the look-up before and the next wake-up after."""
-    scheduler = make(devices)
+    scheduler = make(devices, policy)
 
     def cycle(number: int, now: float) -> None:
         key = f"{number}"
@@ -79,64 +101,68 @@ def call(devices: int) -> tuple[int, Cycle]:
         scheduler.handle(Released(key, grant.devices[0]), now)
         scheduler.next_wakeup()
 
-    return 5, cycle
+    return cycle
 
 
-def busy(devices: int) -> tuple[int, Cycle]:
-    """Refused: every slot is taken and 100 wait, the first of them for longer than its patience."""
-    scheduler = make(devices)
+def refused(devices: int, waiting: int, policy: str) -> Cycle:
+    """Every slot is taken, and the first in the queue has waited for longer than its patience."""
+    scheduler = make(devices, policy)
     fill(scheduler, devices * SLOTS)
-    for i in range(100):
+    for i in range(waiting):
         scheduler.handle(Alloc(f"waits-{i}", TINY, math.inf), 0.0)
-    return 1, lambda number, now: check_refused(scheduler.handle(Alloc(f"{number}", TINY, None), now + 10))
+
+    def cycle(number: int, now: float) -> None:
+        (effect,) = scheduler.handle(Alloc(f"{number}", TINY, None), now + 10)
+        if isinstance(effect, Grant):
+            raise TypeError(f"expected a refusal, got {effect}")
+
+    return cycle
 
 
-def check_refused(effects: Sequence[Effect]) -> None:
-    """The opposite of `granted`."""
-    if len(effects) != 1 or isinstance(effects[0], Grant):
-        raise TypeError(f"expected one refusal, got {effects}")
-
-
-def handover(devices: int) -> tuple[int, Cycle]:
-    """Every slot is taken and 1000 wait: one lease ends, the first in the queue is granted, one more queues."""
-    scheduler = make(devices)
+def handover(devices: int, waiting: int, policy: str) -> Cycle:
+    """Every slot is taken: one lease ends, the first in the queue is granted, one more queues."""
+    scheduler = make(devices, policy)
     holders = fill(scheduler, devices * SLOTS)
-    request = Request("tenant", idle_ttl=math.inf)
-    for i in range(999):
-        scheduler.handle(Alloc(f"waits-{i}", request, math.inf), 0.0)
+    requests = [Request(f"tenant-{i % 10}", memory=i << 10, idle_ttl=math.inf) for i in range(1000)]
+    for i in range(waiting - 1):
+        scheduler.handle(Alloc(f"waits-{i}", requests[i % 1000], math.inf), 0.0)
 
     def cycle(number: int, now: float) -> None:
         grant = holders[number % len(holders)]
-        scheduler.handle(Alloc(f"{number}", request, math.inf), now)
+        scheduler.handle(Alloc(f"{number}", requests[number % 1000], math.inf), now)
         scheduler.handle(Dealloc(grant.key), now)
         released = scheduler.handle(Released(grant.key, grant.devices[0]), now)
         holders[number % len(holders)] = granted(released)
 
-    return 3, cycle
+    return cycle
 
 
-def passing(devices: int) -> tuple[int, Cycle]:
-    """A lease while 1000 wait for more memory than is free, each for another amount, the first too long."""
-    scheduler = make(devices)
+def passing(devices: int, waiting: int, policy: str) -> Cycle:
+    """A lease while others wait: for more memory than is free, each for another amount, and for whole devices."""
+    scheduler = make(devices, policy)
     fill(scheduler, devices, MEMORY // 2)
-    for i in range(1000):
-        request = Request("tenant", memory=MEMORY - (i * 7919 % 1000), idle_ttl=math.inf)
+    for i in range(waiting):
+        memory = MEMORY - (i * 7919 % 1000)
+        request = Request("tenant", gpus=1 + i % 4, memory=memory, exclusive=i % 2 > 0, idle_ttl=math.inf)
         scheduler.handle(Alloc(f"waits-{i}", request, math.inf), 0.0)
-    return 3, lambda number, now: turn(scheduler, f"{number}", now + 2)
+    return lambda number, now: turn(scheduler, f"{number}", now + 2)
 
 
-SCENARIOS = {
-    "lease: alloc, dealloc, released": lease,
-    "lease with one call": call,
-    "refused busy, 100 waiting": busy,
-    "hand-over, 1000 waiting": handover,
-    "lease passing 1000 waiting": passing,
+# With the number of decisions in a cycle, and whether somebody waits.
+SCENARIOS: dict[str, tuple[Callable[[int, int, str], Cycle], int, bool]] = {
+    "lease": (lease, 2, False),
+    "lease around a call": (call, 2, False),
+    "refused": (refused, 1, True),
+    "hand-over to the next": (handover, 2, True),
+    "lease that passes those who wait": (passing, 2, True),
 }
 
 
-def measure(scenario: Callable[[int], tuple[int, Cycle]], devices: int, seconds: float) -> tuple[int, list[float]]:
-    """Events per cycle, and the seconds per cycle of seven runs on one scheduler, after one to warm up."""
-    events, cycle = scenario(devices)
+def measure(name: str, devices: int, waiting: int, policy: str, seconds: float) -> Row:
+    """The median of seven runs on one scheduler, after one to warm up."""
+    scenario, decisions, queued = SCENARIOS[name]
+    waiting = waiting if queued else 0
+    cycle = scenario(devices, waiting, policy)
     numbers = count()
     runs = []
     for _ in range(8):
@@ -146,23 +172,59 @@ def measure(scenario: Callable[[int], tuple[int, Cycle]], devices: int, seconds:
                 cycle(number, number * 1e-6)
             cycles += 100
         runs.append(passed / cycles)
-    return events, runs[1:]
+    median = statistics.median(runs[1:])
+    return Row(name, policy, devices, waiting, median * 1e6, max(runs[1:]) * 1e6, decisions / median)
+
+
+def lease_bytes(leases: int = 20_000) -> float:
+    """Memory per lease, everything that the scheduler keeps for it, its key and request included."""
+    scheduler = make(leases, "round-robin")
+    scheduler.handle(Alloc("first", TINY, None), 0.0)
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    for i in range(leases - 1):
+        request = Request(f"tenant-{i % 100}", memory=1 << 20, hard_ttl=3600.0)
+        granted(scheduler.handle(Alloc(f"{i:032x}", request, None), i * 1e-6))
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return (after - before) / (leases - 1)
+
+
+def rows(seconds: float) -> list[Row]:
+    """What the table shows: a small pool, a large one with a long queue, and every policy on both."""
+    found = []
+    for devices, waiting in ((8, 100), (10_000, 10_000)):
+        found += [measure(name, devices, waiting, "round-robin", seconds) for name in SCENARIOS]
+        others = [policy for policy in POLICIES if policy != "round-robin"]
+        for name in ("lease", "hand-over to the next"):
+            found += [measure(name, devices, waiting, policy, seconds) for policy in others]
+    return found
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the table, and keep it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--devices", type=int, nargs="+", default=[8], help="how many GPUs (default: 8)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="seconds per row (default: 2)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="seconds per row (default: 1)")
     arguments = parser.parse_args()
-    print(f"Python {platform.python_version()}, {platform.machine()}, one thread, {SLOTS} slots per device\n")
-    print(f"{'scenario':<32} {'devices':>7} {'µs/cycle':>9} {'slowest':>8} {'cycles/s':>9} {'decisions/s':>12}")
-    for devices in arguments.devices:
-        for name, scenario in SCENARIOS.items():
-            events, runs = measure(scenario, devices, arguments.seconds)
-            median = statistics.median(runs)
-            row = f"{name:<32} {devices:>7} {median * 1e6:>9.2f} {max(runs) * 1e6:>8.2f} {1 / median:>9.0f}"
-            print(f"{row} {events / median:>12.0f}")
+    print(f"\nscheduler core: Python {platform.python_version()}, {platform.machine()}, one thread, {SLOTS} slots\n")
+    print(
+        f"{'scenario':<33} {'policy':<13} {'GPUs':>6} {'waiting':>7} {'µs/cycle':>9} {'slowest':>8} {'decisions/s':>12}"
+    )
+    found = rows(arguments.seconds)
+    for row in found:
+        place = f"{row.scenario:<33} {row.policy:<13} {row.devices:>6} {row.waiting:>7}"
+        print(f"{place} {row.cycle_us:>9.2f} {row.slowest_us:>8.2f} {row.decisions_per_s:>12.0f}")
+    size = lease_bytes()
+    print(f"\nmemory per lease: {size:.0f} bytes")
+    small = min(row.decisions_per_s for row in found if row.devices == 8 and row.scenario == "lease")
+    large = min(row.decisions_per_s for row in found if row.devices == 10_000)
+    for text, good in (
+        (f"at least 100,000 allocs and deallocs/s at 8 GPUs: {small:,.0f} with the slowest policy", small >= 100_000),
+        (f"at least 20,000/s at 10,000 GPUs with 10,000 waiting: {large:,.0f} in the slowest row", large >= 20_000),
+        (f"less than 2 KiB per lease: {size:.0f} bytes", size < 2048),
+    ):
+        print("PASS" if good else "MISS", text)
+    RESULT.write_text(json.dumps({"rows": [asdict(row) for row in found], "lease_bytes": size}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

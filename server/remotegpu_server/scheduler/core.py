@@ -301,7 +301,7 @@ class Scheduler:
     def _on_warm(self, event: Warm) -> None:
         device = self._pool[event.device]
         if device.ready:
-            self._pool.warm.setdefault(event.model, {})[device.position] = None
+            self._pool.set_warm(device, event.model, event.warm)
 
     def _on_configure(self, event: Configure) -> None:
         policy = None if event.policy is None else POLICIES.get(event.policy)

@@ -110,10 +110,11 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Warm:
-    """The model has run on the device. Forgotten when the device is lost."""
+    """The model has run on the device, or (not `warm`) is loaded there no longer. Forgotten when the device is lost."""
 
     device: int
     model: str
+    warm: bool = True
 
 
 @dataclass(frozen=True, slots=True)

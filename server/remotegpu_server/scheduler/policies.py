@@ -63,7 +63,12 @@ class RoundRobin:
     def _prefer(self, wanted: Iterable[int], pool: Pool, request: Request) -> tuple[int, ...]:
         """Those wanted that fit, and then whichever is next."""
         fitting = (at for at in islice(wanted, _LOOKED_AT) if pool.offers(pool.devices[at], request))
-        return tuple(islice(dict.fromkeys(chain(fitting, self._around(pool, request))), request.gpus))
+        chosen: dict[int, None] = {}
+        for position in chain(fitting, self._around(pool, request)):
+            chosen[position] = None
+            if len(chosen) == request.gpus:
+                break
+        return tuple(chosen)
 
 
 class LeastLoaded(RoundRobin):

@@ -141,6 +141,14 @@ class Pool:
         member.utilization = utilization
         self._refresh(member)
 
+    def set_warm(self, member: PooledDevice, model: str, warm: bool) -> None:
+        """Whether the model would run there at once."""
+        positions = self.warm.setdefault(model, {})
+        if warm:
+            positions[member.position] = None
+        else:
+            positions.pop(member.position, None)
+
     def rank(self, wanted: bool) -> None:
         """Keep a ranking by load from now on, or none."""
         self.ranking = Ranking() if wanted else None

@@ -149,6 +149,8 @@ class Queue:
 
     def first(self, limit: Limit) -> Waiter | None:
         """The first in order who can be granted."""
+        if not self._waiters:
+            return None
         for priority in reversed(range(PRIORITIES)):
             if not self._counts[priority]:
                 continue

@@ -92,11 +92,12 @@ class Tenants:
         quota = self.quota(request.tenant)
         if not 0 <= request.priority <= quota.priority:
             return Impossible("priority", request.priority, quota.priority)
-        asked = (("leases", 1), ("gpus", request.gpus), ("memory", request.gpus * request.memory))
-        for what, amount in asked:
-            limit = getattr(quota, what)
-            if limit is not None and amount > limit:
-                return Impossible(f"{what} of this tenant", amount, limit)
+        if quota.leases is not None and quota.leases < 1:
+            return Impossible("leases of this tenant", 1, quota.leases)
+        if quota.gpus is not None and request.gpus > quota.gpus:
+            return Impossible("gpus of this tenant", request.gpus, quota.gpus)
+        if quota.memory is not None and request.gpus * request.memory > quota.memory:
+            return Impossible("memory of this tenant", request.gpus * request.memory, quota.memory)
         return None
 
     def exceeded(self, request: Request) -> tuple[str, int, int, int] | None:
