@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve(settings: server_settings.Settings, stop_at_end_of_input: bool) -> None:
     try:
         from .devices import nvml, selection
-        from .process import forbid_dumps, usable_memory
+        from .process import allow_many_connections, forbid_dumps, usable_memory
     except ModuleNotFoundError as error:
         raise errors.ConfigurationError(
             setting="installation", why=f"{error.name} is missing: pip install 'remotegpu[cpu]' or 'remotegpu[cuda]'"
@@ -73,5 +73,6 @@ def _serve(settings: server_settings.Settings, stop_at_end_of_input: bool) -> No
     if settings.arena_size > limit:
         print(f"remotegpu-server: arenas of {limit >> 20} MiB, an eighth of the memory in all", file=sys.stderr)
         settings = dataclasses.replace(settings, arena_size=limit)
+    allow_many_connections()
     forbid_dumps()
     daemon.run(settings, selected.devices, stop_at_end_of_input=stop_at_end_of_input)

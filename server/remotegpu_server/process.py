@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,13 @@ def die_with_parent(parent: int) -> None:
 def forbid_dumps() -> None:
     """No core dumps and no tracing by other processes of the same user: this process holds the data of its tenants."""
     _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def allow_many_connections() -> None:
+    """Raises the limit of open descriptors as far as this user may: each connection takes one, and shells start
+    programs with 1024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def usable_memory() -> int:

@@ -67,7 +67,7 @@ def _quota(where: str, fields: Any) -> Quota:
         gpus=_number(where, fields, "gpus", None),
         memory=size,
         weight=_weight(where, fields),
-        priority=_number(where, fields, "priority", PRIORITIES - 1) or 0,
+        priority=_priority(where, fields),
     )
 
 
@@ -75,6 +75,14 @@ def _number(where: str, fields: Mapping[str, Any], name: str, default: int | Non
     value = fields.get(name, default)
     if value is not None and (type(value) is not int or value < 0):
         raise errors.ConfigurationError(setting="--tenants", why=f"{where}: {name} is a whole number, not {value!r}")
+    return value
+
+
+def _priority(where: str, fields: Mapping[str, Any]) -> int:
+    most = PRIORITIES - 1
+    value = _number(where, fields, "priority", most)
+    if value is None or value > most:
+        raise errors.ConfigurationError(setting="--tenants", why=f"{where}: priority is 0 to {most}, not {value!r}")
     return value
 
 
