@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -36,6 +37,8 @@ import numpy as np  # noqa: E402 - the path comes first
 import remotegpu  # noqa: E402
 from benchmarks import models  # noqa: E402
 from remotegpu.local import LocalServer  # noqa: E402
+from remotegpu_server.devices.nvml import Nvml  # noqa: E402
+from remotegpu_server.devices.reading import Reading  # noqa: E402
 
 DIGITS = ROOT / "examples" / "digits_detector"
 Figures = dict[str, Any]
@@ -200,6 +203,88 @@ def large_tensor(gpu: remotegpu.Client) -> Figures:
     }
 
 
+def idle_readings(gpu: remotegpu.Client) -> Figures:
+    """The sensor reads all figures of the idle GPU, quickly, and finds no fault."""
+    uuid = gpu.top().devices[0].uuid
+    nvml = Nvml()
+    try:
+        started = time.perf_counter()
+        first = nvml.read([uuid])[uuid]
+        first_ms = (time.perf_counter() - started) * 1000
+        reading_ms = median_ms(lambda: nvml.read([uuid]))
+        watched = uuid in nvml.xids_watched
+    finally:
+        nvml.close()
+    assert first.fault == "", first.fault
+    assert 0 <= first.utilization <= 1
+    assert 0 < first.memory_used < first.memory_total
+    assert first.temperature is None or 0 < first.temperature < 120
+    assert first.power is None or first.power_limit is None or 0 < first.power < 2 * first.power_limit
+    assert reading_ms < 250, reading_ms
+    return {
+        "first_ms": first_ms,
+        "reading_ms": reading_ms,
+        "temperature_C": first.temperature,
+        "power_W": first.power,
+        "power_limit_W": first.power_limit,
+        "memory_used": first.memory_used,
+        "memory_total": first.memory_total,
+        "processes": len(first.processes),
+        "xids_watched": watched,
+    }
+
+
+def busy_readings(gpu: remotegpu.Client) -> Figures:
+    """While programs run, the sensor and the server's own monitor see the GPU at work, and no fault."""
+    uuid, over = gpu.top().devices[0].uuid, threading.Event()
+
+    def compute() -> None:
+        with remotegpu.Client(gpu.url) as client, client.lease() as lease:
+            while not over.is_set():
+                x = lease.xp.ones((4096, 4096)) / 4096
+                for _ in range(20):
+                    x = lease.xp.matmul(x, x)
+                lease.fetch(lease.xp.sum(x))
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    nvml = Nvml()
+    found: list[Reading] = []
+    told: list[float] = []
+    try:
+        until = time.monotonic() + 15
+        while time.monotonic() < until and not (any(r.utilization > 0.2 for r in found) and max(told, default=0) > 0.2):
+            found.append(nvml.read([uuid])[uuid])
+            told.append(gpu.top().devices[0].load.utilization)
+            time.sleep(0.1)
+    finally:
+        over.set()
+        thread.join()
+        nvml.close()
+    assert not [reading.fault for reading in found if reading.fault]
+    assert max(reading.utilization for reading in found) > 0.2
+    assert max(told) > 0.2
+    assert gpu.top().devices[0].state == "ready"
+    powers = [reading.power for reading in found if reading.power is not None]
+    return {
+        "utilization": max(reading.utilization for reading in found),
+        "told_by_top": max(told),
+        "power_W": max(powers, default=None),
+        "processes": max(len(reading.processes) for reading in found),
+    }
+
+
+def unknown_gpu() -> Figures:
+    """A GPU that the driver does not have is a fault in words, and no exception."""
+    nvml = Nvml()
+    try:
+        fault = nvml.read(["GPU-00000000-0000-0000-0000-000000000000"]).popitem()[1].fault
+    finally:
+        nvml.close()
+    assert fault
+    return {"fault": fault}
+
+
 def killed_worker(gpu: remotegpu.Client) -> Figures:
     """A worker that is killed is replaced, with a new epoch; old handles are lost, new calls work."""
     lease = gpu.alloc()
@@ -247,6 +332,9 @@ def main() -> int:
                 check("detector equals CPU", lambda: detector(gpu, cpu))
                 check("YOLOv3-tiny-shaped model", lambda: yolo(gpu))
                 check("64 MiB to the device and back", lambda: large_tensor(gpu))
+                check("NVML figures of the idle GPU", lambda: idle_readings(gpu))
+                check("NVML figures and top of the busy GPU", lambda: busy_readings(gpu))
+                check("a GPU that is not there is a fault", unknown_gpu)
                 check("killed worker is replaced", lambda: killed_worker(gpu))
                 check("nothing is left", lambda: gpu_is_clean(gpu))
         for server in servers:

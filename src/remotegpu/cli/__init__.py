@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The remotegpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""`remotegpu`: the command line of the client. Each subcommand is loaded when it is used."""
+"""`remotegpu`: the command line of the client. Its libraries are loaded when a command runs."""
 
 from __future__ import annotations
 
@@ -8,38 +8,82 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from remotegpu import config, errors
 from remotegpu._version import __version__
+from remotegpu.cli import leases, top
+
+if TYPE_CHECKING:
+    from remotegpu.client import Client
+
+# For calls of the command line, and for connecting: a person waits. Seconds.
+CALL_PATIENCE = 10.0
+CONNECT_PATIENCE = 1.0
+EXIT_INTERRUPTED = 130
+_EXITS = """exit codes:
+  0    done
+  1    the server could not be asked
+  2    impossible, bad usage, or a bad setting
+  75   busy: try again later
+  130  interrupted"""
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="remotegpu", description="Talks to a remotegpu server.")
+    parser = argparse.ArgumentParser(
+        prog="remotegpu",
+        description="Talks to a remotegpu server.",
+        epilog=_EXITS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"remotegpu {__version__}")
+    server = argparse.ArgumentParser(add_help=False)
+    server.add_argument("--url", help=f"such as grpc://127.0.0.1:50051 (default: ${config.URL_VARIABLE})")
+    server.add_argument("--tenant", help=f"for whom to act (default: ${config.TENANT_VARIABLE})")
     commands = parser.add_subparsers(dest="command", required=True)
-    top = commands.add_parser("top", help="show devices, leases and queue")
-    top.add_argument("--once", action="store_true", help="print once; without it a terminal is refreshed every second")
-    top.add_argument("--url", help="the server, such as grpc://127.0.0.1:50051 (default: $REMOTEGPU_URL)")
+    shown = leases.Command("show devices, leases and queue", top.add_arguments, top.run)
+    for name, command in {**leases.COMMANDS, "top": shown}.items():
+        added = commands.add_parser(name, parents=[server], help=command.help, description=command.help)
+        command.add_arguments(added)
+        added.set_defaults(run=command.run)
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command. Exit codes: 0 done, 1 the server could not be asked, 2 bad usage."""
-    options = _parser().parse_args(arguments)
-    from remotegpu import errors
+def _client(options: argparse.Namespace) -> Client:
+    url = options.url or config.url_from(os.environ)
+    endpoint = config.parse_url(url, "--url" if options.url else config.URL_VARIABLE)
+    if endpoint.local and options.command == "alloc":
+        raise errors.ConfigurationError(setting="local:", why="a lease there would end with this command")
+    if options.tenant is None:
+        tenant = config.tenant_from(os.environ)
+    else:
+        tenant = config.parse_tenant(options.tenant, "--tenant")
+    from remotegpu.client import Client
 
-    try:
-        from remotegpu.cli import top
-        from remotegpu.client import Client
-        from remotegpu.config import url_from
+    # A lease of the command line is not this process's: see `leases`.
+    return Client(url, timeout=CALL_PATIENCE, tenant=tenant, connect_timeout=CONNECT_PATIENCE, renewal=False)
 
-        with Client(options.url or url_from(os.environ)) as client:
-            top.show(client, once=options.once or not sys.stdout.isatty())
-    except errors.ConfigurationError as error:
-        print(f"remotegpu: {error}", file=sys.stderr)
+
+def exit_code(error: errors.Error) -> int:
+    """Of a command that failed with it."""
+    if isinstance(error, errors.Busy):
+        return leases.EXIT_BUSY
+    if isinstance(error, (errors.LeaseError, errors.InvalidInput, errors.ConfigurationError)):
         return 2
+    return 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command. Exit codes: 0 done, 1 the server could not be asked, 2 impossible or bad usage or a bad setting,
+    75 busy, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        with _client(options) as client:
+            code: int = options.run(client, options)
+            return code
     except errors.Error as error:
         print(f"remotegpu: {error}", file=sys.stderr)
-        return 1
+        return exit_code(error)
     except KeyboardInterrupt:
-        return 0
-    return 0
+        # `top` is left that way; of the others, a call under way was cancelled, and its place in the queue is free.
+        return 0 if options.command == "top" else EXIT_INTERRUPTED

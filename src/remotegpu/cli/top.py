@@ -1,100 +1,90 @@
 # SPDX-FileCopyrightText: 2026 The remotegpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""`remotegpu top`: a server's snapshot as text."""
+"""`remotegpu top`: a live screen on a terminal, elsewhere the same once. Loads what it needs when it runs."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Sequence
+import argparse
+import math
+import os
+import sys
+from typing import TYPE_CHECKING
 
-from remotegpu.client import Client
-from remotegpu.v1 import scheduler_pb2 as pb
+if TYPE_CHECKING:
+    from remotegpu.client import Client
 
-REFRESH_SECONDS = 1.0
-_HOME_AND_CLEAR = "\x1b[H\x1b[2J"
-
-
-def show(client: Client, *, once: bool) -> None:
-    """Prints the table, once or every second until interrupted."""
-    while True:
-        text = render(client.top())
-        print(text if once else _HOME_AND_CLEAR + text, flush=True)
-        if once:
-            return
-        time.sleep(REFRESH_SECONDS)
+DEFAULT_INTERVAL = 1.0
+LEAST_INTERVAL = 0.1
+_RICH_MISSING = "rich is missing: pip install 'remotegpu[cli]'"
 
 
-def size_text(size: int) -> str:
-    """Bytes for a human: 1536 is "1.5 KiB"."""
-    value = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"
+def _interval(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not LEAST_INTERVAL <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from {LEAST_INTERVAL} upwards")
+    return seconds
 
 
-def render(snapshot: pb.Snapshot) -> str:
-    """A snapshot as plain tables. Pure."""
-    counters = snapshot.counters
-    lines = [
-        f"remotegpu {snapshot.version}   up {snapshot.uptime_s:.0f} s   policy {snapshot.policy}   "
-        f"models: {', '.join(snapshot.models) or 'none'}",
-        f"granted {counters.granted}   busy {counters.busy}   impossible {counters.impossible}   "
-        f"timed out {counters.timed_out}   expired {counters.expired}   given back {counters.deallocated}",
-        "",
-    ]
-    lines += _table(
-        ("DEVICE", "NAME", "STATE", "SLOTS", "RESERVED", "HELD", "MEMORY", "CALLS", "EPOCH", "PID"),
-        map(_device, snapshot.devices),
-    )
-    lines.append("")
-    if snapshot.leases:
-        lines += _table(
-            ("LEASE", "TENANT", "DEVICES", "AGE", "ENDS IN", "RUNNING", "CALLS", "MEMORY"), map(_lease, snapshot.leases)
-        )
-    else:
-        lines.append("no leases")
-    if snapshot.queue:
-        rows = [
-            (str(w.place), w.tenant, str(w.gpus), size_text(w.memory), f"{w.waited_s:.1f} s") for w in snapshot.queue
-        ]
-        lines += ["", *_table(("PLACE", "TENANT", "GPUS", "MEMORY", "WAITED"), rows)]
-    else:
-        lines.append("nobody waits")
-    return "\n".join(lines)
-
-
-def _device(device: pb.DeviceStatus) -> tuple[str, ...]:
-    slots = f"{device.slots_used}/{device.slots}" + (" excl" if device.exclusive else "")
-    return (
-        str(device.index),
-        device.name,
-        device.state,
-        slots,
-        size_text(device.memory_reserved),
-        size_text(device.memory_held),
-        size_text(device.memory),
-        str(device.calls),
-        str(device.epoch),
-        str(device.worker_pid),
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `remotegpu top`, for `run`."""
+    parser.add_argument("--once", action="store_true", help="print once, also on a terminal")
+    parser.add_argument("--json", action="store_true", help="print the snapshot once, as JSON")
+    parser.add_argument(
+        "--interval",
+        type=_interval,
+        default=DEFAULT_INTERVAL,
+        metavar="SECONDS",
+        help=f"between snapshots, at least {LEAST_INTERVAL} (default: %(default)s)",
     )
 
 
-def _lease(lease: pb.LeaseStatus) -> tuple[str, ...]:
-    return (
-        lease.lease,
-        lease.tenant,
-        ",".join(map(str, lease.devices)),
-        f"{lease.age_s:.1f} s",
-        f"{lease.ttl_left_s:.1f} s",
-        str(lease.calls_running),
-        str(lease.calls),
-        size_text(lease.memory) + (" excl" if lease.exclusive else ""),
-    )
+def run(client: Client, options: argparse.Namespace) -> int:
+    """Shows the server's state. Exit code 0, or 2 where rich is missing. Raises what the first snapshot raises."""
+    if options.json:
+        return _print(_json(client).encode())
+    try:
+        from remotegpu.cli import tables
+        from remotegpu.cli.screen import render
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "rich":
+            raise
+        print(_RICH_MISSING, file=sys.stderr)
+        return 2
+    if options.once or not _is_screen():
+        width = os.get_terminal_size(sys.stdout.fileno()).columns or None if sys.stdout.isatty() else None
+        lines = render(client.top(), width=width)
+        text = "\n".join(tables.painted(lines, tables.colours(sys.stdout)))
+        return _print(tables.encoded(text, sys.stdout.encoding))
+    from remotegpu.cli import live
+
+    live.show(client, options.interval)
+    return 0
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    table = [head, *rows]
-    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+def _json(client: Client) -> str:
+    from google.protobuf.json_format import MessageToJson
+
+    return MessageToJson(client.top(), preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+
+
+def _is_screen() -> bool:
+    """Whether keys can be read and lines be drawn again."""
+    if os.name != "posix" or os.environ.get("TERM", "") in {"dumb", "unknown"}:
+        return False
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _print(text: bytes) -> int:
+    """Prints to whoever still reads: `remotegpu top | head -1` is no error."""
+    try:
+        sys.stdout.buffer.write(text + b"\n")
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        # What is left in the buffer is written when the interpreter ends, and must not fail again then.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+    return 0
