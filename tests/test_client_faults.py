@@ -24,8 +24,8 @@ from onnx import TensorProto, helper
 import remotegpu
 from remotegpu import Client, Lease, errors, graph, program
 from remotegpu import client as client_module
-from remotegpu.lease import Reservation
 from remotegpu.local import LocalServer
+from remotegpu.reservation import Reservation
 from remotegpu.v1 import lease_pb2
 from tests.conftest import StartServer, pids, wait_until
 from tests.fixtures.proxy import FaultProxy
@@ -48,7 +48,9 @@ def restart_worker(client: Client) -> None:
     wait_until(lambda: (d := client.top().devices[0]).epoch == 2 and d.state == "ready", "the worker is back")
 
 
-def test_threads_recover_together_from_one_cut(server: LocalServer) -> None:
+@pytest.mark.parametrize("idempotent", [False, True])
+def test_threads_recover_together_from_one_cut(server: LocalServer, idempotent: bool) -> None:
+    x = np.zeros((1, 64), np.float32)
     failures: list[BaseException] = []
     done = [0] * 8
     stop = threading.Event()
@@ -56,7 +58,7 @@ def test_threads_recover_together_from_one_cut(server: LocalServer) -> None:
     def work(index: int, client: Client) -> None:
         while not stop.is_set():
             try:
-                client.top()
+                client.top() if idempotent else client.model("linear")(x)
                 done[index] += 1
             except remotegpu.TransportError as error:
                 failures.append(error)
@@ -81,19 +83,61 @@ def test_threads_recover_together_from_one_cut(server: LocalServer) -> None:
         for thread in threads:
             thread.result(timeout=20)
         assert client.statistics().connections == 2
-    # Each thread has at most one call on the dead connection.
+    if idempotent:
+        assert not failures
+        return
+    # Each thread has at most one call on the dead connection, which may have run and is not sent again.
     assert 1 <= len(failures) <= 8
     assert {type(failure) for failure in failures} == {remotegpu.ConnectionLost}
 
 
-def test_call_that_finds_its_channel_closed_is_sent_on_a_new_one(client: Client) -> None:
+def refuses(client: Client) -> bool:
+    with pytest.raises(remotegpu.ConfigurationError) as caught:
+        client.top()
+    return "closed" in str(caught.value)
+
+
+def test_closed_client_says_so_and_does_not_connect_again(server: LocalServer) -> None:
+    client = Client(server.url, timeout=20)
+    lease = client.alloc()
+    client.close()
+    assert refuses(client)
+    with pytest.raises(remotegpu.ConfigurationError, match="closed"):
+        lease.fetch(lease.xp.ones(()))
+    client.close()  # again is nothing
+    assert client.statistics().connections == 1
+    with Client(server.url) as other:
+        assert other.dealloc(lease.id)
+
+
+def test_call_that_finds_its_channel_closed(server: LocalServer) -> None:
+    client = Client(server.url, timeout=20)
     client.top()
-    transport = client._connected()
-    connection = transport._connection
+    connection = client._connected()._connection
     assert connection is not None
     connection.channel.close()  # as another thread's `close` does between the choice of the channel and the call
-    assert client.top().devices
-    assert transport._connection is not connection
+    assert refuses(client)
+    client.close()
+
+
+def test_close_ends_calls_under_way(server: LocalServer) -> None:
+    with Client(server.url, timeout=20) as other:
+        client = Client(server.url, timeout=20)
+        holder = other.alloc(gpus=2, exclusive=True)
+        with futures.ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(client.alloc, timeout=20)
+            wait_until(lambda: other.top().queue, "it waits")
+            client.close()
+            assert isinstance(waiting.exception(timeout=10), remotegpu.ConfigurationError)
+        wait_until(lambda: not other.top().queue, "its place is free")
+        holder.dealloc()
+
+
+def test_closed_client_starts_no_local_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "LocalServer", None)  # would be a TypeError
+    client = Client("local:")
+    client.close()
+    assert refuses(client)
 
 
 def test_outputs_are_found_by_name_when_the_models_file_has_changed(tmp_path: Path, start_server: StartServer) -> None:
@@ -191,6 +235,9 @@ def test_resources_of_grpc_that_are_exhausted(details: str, kind: type[errors.Er
         client.top()
     assert type(caught.value) is kind
     assert caught.value.retryable == (kind is errors.Unavailable)
+    # What gRPC said stands beside an error that says no more; beside others it would only drown the sentence.
+    assert (caught.value.__cause__ is not None) == (kind is errors.UnknownRemoteError)
+    assert caught.value.__suppress_context__
 
 
 def test_threads_share_one_local_server(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -260,7 +260,7 @@ def test_dealloc_is_idempotent_and_an_ended_lease_says_so(client: Client) -> Non
 
 
 def test_idle_lease_expires_and_its_memory_is_freed(client: Client) -> None:
-    lease = client.alloc(idle_ttl=0.3)
+    lease = client.lease(idle_ttl=0.3)
     array = lease.xp.ones((1000,))
     lease.fetch(lease.xp.sum(array))
     wait_until(lambda: not client.top().leases, "the idle lease has ended", 5)

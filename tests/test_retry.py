@@ -87,3 +87,48 @@ def test_another_error_is_not_tried_again(error: Exception) -> None:
     with pytest.raises(type(error)):
         until_connected(later, 10.0)
     assert later.calls == 2
+
+
+def lost(number: int) -> Exception:
+    return errors.ConnectionLost(address="127.0.0.1:1", why=f"reset {number}")
+
+
+def test_idempotent_call_is_sent_again_when_its_connection_broke() -> None:
+    attempts = Attempts(3, lambda number: refused(number) if number == 2 else lost(number))
+    assert until_connected(attempts, 10.0, idempotent=True) == "answer 4"
+    assert attempts.calls == 4
+
+
+def test_idempotent_call_with_another_error_is_not_sent_again() -> None:
+    attempts = Attempts(1, lambda _: errors.Unavailable(why="draining"))
+    with pytest.raises(errors.Unavailable):
+        until_connected(attempts, 10.0, idempotent=True)
+    assert attempts.calls == 1
+
+
+def test_patience_is_for_times_without_a_connection() -> None:
+    """A call that waited long before its connection broke is tried again all the same; one that breaks at once, over
+    and over, is not tried for longer than without a connection."""
+
+    def slowly(number: int) -> Exception:
+        time.sleep(0.3)  # the call's own time
+        return lost(number)
+
+    attempts = Attempts(2, slowly)
+    assert until_connected(attempts, 0.25, idempotent=True) == "answer 3"
+    endless, start = Attempts(float("inf"), lost), time.monotonic()
+    with pytest.raises(errors.ConnectionLost):
+        until_connected(endless, 0.25, idempotent=True)
+    assert 2 <= endless.calls < 20
+    assert time.monotonic() - start < 5.0
+
+
+def test_timeout_is_for_everything_together() -> None:
+    def slowly(number: int) -> Exception:
+        time.sleep(0.2)  # the call's own time
+        return lost(number)
+
+    attempts = Attempts(float("inf"), slowly)
+    with pytest.raises(errors.ConnectionLost):
+        until_connected(attempts, 10.0, idempotent=True, timeout=0.5)
+    assert 2 <= attempts.calls <= 3

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from remotegpu._version import __version__
 
 if TYPE_CHECKING:
+    from remotegpu.answers import Explanation, Settings
     from remotegpu.array import Array
     from remotegpu.client import Client, Statistics
     from remotegpu.errors import (
@@ -49,6 +50,7 @@ __all__ = [
     "DeadlineExceeded",
     "DeviceFailed",
     "Error",
+    "Explanation",
     "Impossible",
     "InvalidInput",
     "Lease",
@@ -61,6 +63,7 @@ __all__ = [
     "ProtocolError",
     "QuotaExceeded",
     "RemoteError",
+    "Settings",
     "Statistics",
     "Timing",
     "TransportError",
@@ -72,7 +75,9 @@ __all__ = [
 _MODULES = {
     "Array": "array",
     "Client": "client",
+    "Explanation": "answers",
     "Lease": "lease",
+    "Settings": "answers",
     "Statistics": "client",
     "Timing": "result",
 }

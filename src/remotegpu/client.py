@@ -4,29 +4,38 @@
 
 from __future__ import annotations
 
-import functools
-import math
 import os
+import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Unpack
 
-import numpy as np
-
-from remotegpu import errors, graph, program, wire
-from remotegpu.config import parse_url, url_from
-from remotegpu.lease import Lease, Reservation, check_seconds
+from remotegpu import calls, config, errors, graph, program, wire
+from remotegpu.answers import Explanation, Settings
+from remotegpu.lease import Lease
 from remotegpu.local import LocalServer
 from remotegpu.model import Catalog, ModelSignature
-from remotegpu.result import Reply, receive
-from remotegpu.transport import Transport
+from remotegpu.one_call import OneCallModel
+from remotegpu.renewal import Keeper
+from remotegpu.reservation import (
+    Reservation,
+    ReservationFields,
+    WaitingFields,
+    check_seconds,
+    check_text,
+    check_whole,
+)
+from remotegpu.result import Reply
+from remotegpu.transport import CONNECT_PATIENCE, Transport, closed
 from remotegpu.v1 import compute_pb2, lease_pb2, scheduler_pb2
 
 # For calls that are not given a timeout. Seconds.
 DEFAULT_TIMEOUT = 60.0
+# The most often that snapshots are sent. Seconds.
+SHORTEST_INTERVAL = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,26 +52,60 @@ class Client:
     """A server that lends GPUs. Making one does no work: the first call connects. Safe to use from many threads.
 
     `url`: "grpc://host:port", or "local:" for a server of this process's own, on the CPU where there is no GPU.
-    `timeout`: seconds for calls that are not given one. Raises ConfigurationError for another kind of URL,
-    InvalidInput for a timeout that is not a finite number above 0."""
+    `timeout`: seconds for calls that are not given one. `tenant`: for whom this client says that it acts; quotas and
+    the list of leases go by it. `connect_timeout`: seconds within which a connection must be made. `renewal`: whether
+    leases that `alloc`, `alloc_nowait` and `attach` gave are kept alive in the background while their objects live;
+    never in AWS Lambda, where a frozen process could not.
 
-    def __init__(self, url: str, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+    Raises ConfigurationError for another kind of URL or name, InvalidInput for a time that is not a finite number above
+    0."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        tenant: str = config.DEFAULT_TENANT,
+        connect_timeout: float = CONNECT_PATIENCE,
+        renewal: bool = True,
+    ) -> None:
         check_seconds("timeout", timeout)
-        self._endpoint = parse_url(url)
+        check_seconds("connect_timeout", connect_timeout)
+        self._endpoint = config.parse_url(url)
         self._timeout = timeout
+        self._tenant = config.parse_tenant(tenant)
+        self._patience = connect_timeout
         self._local: LocalServer | None = None
-        self._transport: Transport | None = None if self._endpoint.local else Transport(self._endpoint.target)
+        self._transport = None if self._endpoint.local else self._transport_to(self._endpoint.target)
         # Held while the server of `local:` starts or is taken away, so that there is only one.
         self._starting = threading.Lock()
+        self._closed = False
+        self._keeper = Keeper(self._renewed) if renewal else None
         self.catalog = Catalog()
+
+    def _transport_to(self, target: str) -> Transport:
+        tenant = "" if self._tenant == config.DEFAULT_TENANT else self._tenant
+        return Transport(target, tenant=tenant, patience=self._patience)
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str] | None = None) -> Client:
-        """The server that REMOTEGPU_URL names. Raises ConfigurationError if it is unset or unusable."""
-        return cls(url_from(os.environ if environment is None else environment))
+        """The server that REMOTEGPU_URL names, for the tenant in REMOTEGPU_TENANT ("default" without one). Raises
+        ConfigurationError if one is unusable or there is no URL."""
+        given = os.environ if environment is None else environment
+        return cls(config.url_from(given), tenant=config.tenant_from(given))
+
+    @property
+    def url(self) -> str:
+        """The server, as it was given."""
+        return self._endpoint.url
+
+    @property
+    def tenant(self) -> str:
+        """For whom this client says that it acts."""
+        return self._tenant
 
     def __repr__(self) -> str:
-        return f"<Client {self._endpoint.url}>"
+        return f"<Client {self.url}>"
 
     def __enter__(self) -> Client:
         return self
@@ -73,11 +116,13 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Ends the connection, and the server of `local:`. Leases that are still open end by their TTL."""
+        """Ends the connection, and the server of `local:`; later calls raise ConfigurationError. Leases that are still
+        open end by their TTL."""
+        if self._keeper is not None:
+            self._keeper.close()
         with self._starting:
-            transport, local = self._transport, self._local
-            if local is not None:
-                self._local = self._transport = None
+            self._closed = True
+            transport, local, self._local = self._transport, self._local, None
         if transport is not None:
             transport.close()
         if local is not None:
@@ -93,62 +138,75 @@ class Client:
 
     # Leases.
 
-    def lease(
-        self,
-        *,
-        gpus: int = 1,
-        memory: int = 0,
-        exclusive: bool = False,
-        timeout: float = 0.0,
-        idle_ttl: float = 30.0,
-        hard_ttl: float | None = None,
-    ) -> Lease:
-        """A lease that rides along with its first program: no round trip of its own. Fields as for `alloc`; what
-        `alloc` would raise, the first `fetch` or `finish` raises."""
-        return Lease(self, Reservation(gpus, memory, exclusive, timeout, idle_ttl, hard_ttl))
+    def lease(self, **fields: Unpack[WaitingFields]) -> Lease:
+        """A lease that rides along with its first program: no round trip of its own. Fields as for `alloc`, but with a
+        `timeout` of 0; what `alloc` would raise, the first `fetch` or `finish` raises, InvalidInput this call."""
+        return Lease(self, Reservation(**fields))
 
-    def alloc(
-        self,
-        *,
-        gpus: int = 1,
-        memory: int = 0,
-        exclusive: bool = False,
-        timeout: float = DEFAULT_TIMEOUT,
-        idle_ttl: float = 30.0,
-        hard_ttl: float | None = None,
-    ) -> Lease:
-        """A lease, granted now; waits in the server's queue for at most `timeout` seconds.
+    def alloc(self, **fields: Unpack[WaitingFields]) -> Lease:
+        """A lease, granted now; waits in the server's queue for at most `timeout` seconds (60).
 
-        `gpus` devices or none at all; `memory` bytes on each, which is also the limit there; `exclusive`: nobody else
-        on them. It ends `idle_ttl` seconds after the end of its last call, and `hard_ttl` seconds after the grant.
-        One round trip. Raises Busy, Impossible, InvalidInput or a TransportError."""
-        return self._alloc(Reservation(gpus, memory, exclusive, timeout, idle_ttl, hard_ttl))
+        `gpus` (1) devices or none at all; `memory` (0) bytes on each, which is also the limit there; `exclusive`
+        (False): nobody else on them. It ends `idle_ttl` (30) seconds after the end of its last call, and `hard_ttl`
+        (None: never) seconds after the grant. `priority` (0) to 9: a higher one is served first. `model` (""): what
+        will be run, for the policy that looks for devices where it is warm.
 
-    def alloc_nowait(
-        self,
-        *,
-        gpus: int = 1,
-        memory: int = 0,
-        exclusive: bool = False,
-        idle_ttl: float = 30.0,
-        hard_ttl: float | None = None,
-    ) -> Lease:
+        One round trip. While the object lives, the lease is renewed in the background (see `Client`). Raises Busy,
+        Impossible, InvalidInput or a TransportError."""
+        fields.setdefault("timeout", DEFAULT_TIMEOUT)
+        return self._alloc(Reservation(**fields))
+
+    def alloc_nowait(self, **fields: Unpack[ReservationFields]) -> Lease:
         """As `alloc`, but answered at once: raises Busy when the devices are not free now."""
-        return self._alloc(Reservation(gpus, memory, exclusive, 0.0, idle_ttl, hard_ttl))
+        return self._alloc(Reservation(timeout=0.0, **fields))
 
     def _alloc(self, reservation: Reservation) -> Lease:
-        request = reservation.message().SerializeToString()
-        answer = self._connected().unary("Scheduler/Alloc", request, reservation.timeout + self._timeout)
-        return Lease(self, reservation, wire.parse(lease_pb2.LeaseGrant, answer))
+        # The same lease for every attempt, so that a broken connection can be followed by another one.
+        request_id, started = secrets.token_hex(8), time.monotonic()
+
+        def request() -> bytes:
+            return reservation.message(request_id, time.monotonic() - started).SerializeToString()
+
+        seconds = reservation.timeout + self._timeout
+        answer = self._connected().unary("Scheduler/Alloc", request, seconds, idempotent=True)
+        return self._kept(Lease(self, reservation, wire.parse(lease_pb2.LeaseGrant, answer)))
+
+    def attach(self, lease: str | None = None) -> Lease:
+        """A lease that another process allocated, by its key: the one in REMOTEGPU_LEASE if None. One round trip.
+
+        It belongs to the other process: leaving its `with` block does not end it, `finish` and `dealloc` do. What the
+        others keep on its devices is theirs, and its memory is shared with them. Raises ConfigurationError,
+        LeaseExpired, LeaseUnknown, InvalidInput or a TransportError."""
+        key = config.lease_from(os.environ) if lease is None else lease
+        grant = self._renewed(key, self._timeout)
+        return self._kept(Lease(self, Reservation.of(grant), grant, attached=True))
+
+    def _kept(self, lease: Lease) -> Lease:
+        if self._keeper is None or config.LAMBDA_VARIABLE in os.environ:
+            return lease
+        return lease.keep_with(self._keeper)
+
+    def renew(self, lease: str) -> float | None:
+        """Restarts the idle clock of a lease, by its key: the seconds until it ends if nothing more happens, None if it
+        would not. One round trip. Raises LeaseExpired, LeaseUnknown, InvalidInput or a TransportError."""
+        return self._renewed(lease, self._timeout).ttl_left_ms / 1000 or None
+
+    def _renewed(self, lease: str, timeout: float) -> lease_pb2.LeaseGrant:
+        check_text("lease", lease, "a lease's key")
+        request = scheduler_pb2.RenewRequest(lease=lease).SerializeToString()
+        answer = self._connected().unary("Scheduler/Renew", request, timeout, idempotent=True)
+        return wire.parse(lease_pb2.LeaseGrant, answer)
 
     def dealloc(self, lease: str, *, timeout: float | None = None, tolerant: bool = False) -> bool:
-        """Ends a lease by its id; False if it had ended already. One round trip; `timeout` in seconds.
+        """Ends a lease by its key, or by its short id; False if it had ended already. One round trip; `timeout` in
+        seconds.
 
         Raises LeaseUnknown, InvalidInput or a TransportError; if `tolerant`, nothing of the tree and False: the
         server's TTL ends the lease then."""
+        check_text("lease", lease, "a lease's key or short id")
         request = scheduler_pb2.DeallocRequest(lease=lease).SerializeToString()
         try:
-            answer = self._connected().unary("Scheduler/Dealloc", request, self._seconds(timeout))
+            answer = self._connected().unary("Scheduler/Dealloc", request, self._seconds(timeout), idempotent=True)
             return wire.parse(scheduler_pb2.DeallocReply, answer).ended_now
         except errors.Error:
             if tolerant:
@@ -164,25 +222,76 @@ class Client:
     def models(self) -> tuple[ModelSignature, ...]:
         """The models that the server serves. One round trip."""
         request = compute_pb2.ModelsRequest().SerializeToString()
-        answer = self._connected().unary("Compute/Models", request, self._timeout)
-        self.catalog.update(wire.parse(compute_pb2.Catalog, answer))
+        self.catalog.update(wire.parse(compute_pb2.Catalog, self._ask("Compute/Models", request)))
         return tuple(self.catalog.models.values())
+
+    # The scheduler.
+
+    def explain(self, **fields: Unpack[ReservationFields]) -> Explanation:
+        """Whether `alloc_nowait` with these fields would be granted, where, and if not, why. Changes nothing. One round
+        trip. Raises InvalidInput or a TransportError."""
+        request = Reservation(timeout=0.0, **fields).message().SerializeToString()
+        return Explanation.of(wire.parse(scheduler_pb2.Explanation, self._ask("Scheduler/Explain", request)))
+
+    def set(self, *, policy: str | None = None, slots: int | None = None, queue: int | None = None) -> Settings:
+        """Changes the scheduler's policy, how many leases may share a device, and how many requests may wait; answers
+        with what holds then. None leaves one as it is. Nobody loses a lease or a place in the queue. One round trip.
+        Raises InvalidInput or a TransportError."""
+        if policy is not None:
+            check_text("policy", policy, "a policy's name")
+        for name, given in (("slots", slots), ("queue", queue)):
+            if given is not None:
+                check_whole(name, given, 0, 2**32 - 1)
+        request = scheduler_pb2.SetRequest(policy=policy, slots=slots, queue=queue).SerializeToString()
+        return Settings.of(wire.parse(scheduler_pb2.SchedulerSettings, self._ask("Scheduler/Set", request)))
 
     def top(self) -> scheduler_pb2.Snapshot:
         """Devices, leases and queue as they are now (`remotegpu.v1.Snapshot`). One round trip."""
         request = scheduler_pb2.TopRequest().SerializeToString()
-        return wire.parse(scheduler_pb2.Snapshot, self._connected().unary("Scheduler/Top", request, self._timeout))
+        return wire.parse(scheduler_pb2.Snapshot, self._ask("Scheduler/Top", request))
+
+    def watch(self, interval: float = 1.0) -> Generator[scheduler_pb2.Snapshot, None, None]:
+        """A snapshot at once and one every `interval` seconds (at least 0.1), until the iterator is closed.
+
+        A server that says nothing for longer than the client's timeout is a DeadlineExceeded. Raises InvalidInput at
+        once, and any error of the tree from the iterator."""
+        check_seconds("interval", interval)
+        if interval < SHORTEST_INTERVAL:
+            raise errors.InvalidInput(
+                field="interval", limit=f"at least {SHORTEST_INTERVAL} seconds", given=str(interval)
+            )
+        return self._watch(interval)
+
+    def _watch(self, interval: float) -> Generator[scheduler_pb2.Snapshot, None, None]:
+        request = scheduler_pb2.WatchRequest(interval_ms=round(interval * 1000)).SerializeToString()
+        transport, seconds = self._connected(), self._timeout + interval
+        alive = True
+        while alive:
+            alive = False
+            # A new stream now and then: one without a deadline would wait forever for a server that is gone silently.
+            try:
+                for message in transport.stream("Scheduler/Watch", lambda: iter((request,)), True, seconds):
+                    alive = True
+                    yield wire.parse(scheduler_pb2.Snapshot, message)
+            except errors.DeadlineExceeded:
+                if not alive:
+                    raise
 
     # Calls.
+
+    def _ask(self, method: str, request: bytes) -> bytes:
+        return self._connected().unary(method, request, self._timeout, idempotent=True)
 
     def _connected(self) -> Transport:
         transport = self._transport
         if transport is not None:
             return transport
         with self._starting:
+            if self._closed:
+                raise closed()
             if self._transport is None:
                 self._local = LocalServer()
-                self._transport = Transport(f"127.0.0.1:{self._local.port}")
+                self._transport = self._transport_to(f"127.0.0.1:{self._local.port}")
             return self._transport
 
     def _seconds(self, timeout: float | None) -> float:
@@ -194,106 +303,23 @@ class Client:
     def run(self, plan: graph.Plan, header: compute_pb2.RunHeader, timeout: float | None) -> Reply:
         """Sends one program: the mechanism under `Lease.fetch`. Raises any error of the tree."""
         encoded, body = program.encode(plan)
-        return self.send(header, encoded.SerializeToString(), body, _result_size(plan), timeout)
+        return self.send(header, encoded.SerializeToString(), body, calls.result_size(plan), timeout)
 
     def send(
         self,
         header: compute_pb2.RunHeader,
         middle: bytes,
         body: wire.Body,
-        result_size: float,
+        expected: float,
         timeout: float | None,
     ) -> Reply:
-        """Sends an encoded program whose result has that many bytes. Raises any error of the tree."""
+        """Sends an encoded program whose result has the expected bytes. Raises any error of the tree."""
         seconds = self._seconds(timeout)
         header.body_size = body.size
         header.deadline_ms = max(round(seconds * 1000), 1)
         header.catalog = self.catalog.digest
         head = header.SerializeToString()
-        started = time.perf_counter()
-        small = body.size + len(middle) <= wire.INLINE_LIMIT
-        transport = self._connected()
-        messages: Iterator[bytes]
-        if small and result_size <= wire.INLINE_LIMIT:
-            request = wire.join(head, middle, body.parts, body.size)
-            messages = iter((transport.unary("Compute/Run", request, seconds),))
-        else:
-            limit = wire.INLINE_LIMIT if small else wire.CHUNK
-            requests = functools.partial(wire.messages, head, middle, body.parts, limit)
-            messages = transport.stream("Compute/RunStream", requests, small, seconds)
-        reply = receive(messages, started)
+        reply = calls.exchange(self._connected(), head, middle, body, expected, seconds)
         if reply.header.HasField("catalog"):
             self.catalog.update(reply.header.catalog)
         return reply
-
-
-def _result_size(plan: graph.Plan) -> float:
-    """Bytes that will come home, or infinity if that is not known."""
-    return sum(_size(meta) for output in plan.outputs if output.fetch for meta in plan.metas(output))
-
-
-def _size(meta: graph.Meta) -> float:
-    if meta.dtype is None or meta.shape is None:
-        return math.inf
-    sizes = [size.size if isinstance(size, graph.Dim) else size for size in meta.shape]
-    return math.inf if None in sizes else meta.dtype.itemsize * math.prod(size or 0 for size in sizes)
-
-
-def _sendable(given: Any) -> Any:
-    """A C-contiguous array in the wire's byte order, copied only if need be."""
-    array = np.asarray(given, order="C")
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("<"))
-
-
-class OneCallModel:
-    """A model without a lease: the call takes a shared slot of any device for as long as it runs.
-
-    Programs are remembered by the names, dtypes and shapes of the inputs, so that a warm call only adds the data."""
-
-    def __init__(self, client: Client, name: str) -> None:
-        self.name = name
-        self._client = client
-        self._programs: dict[tuple[Any, ...], _OneCallProgram] = {}
-
-    def __repr__(self) -> str:
-        return f"<OneCallModel {self.name!r} of {self._client!r}>"
-
-    def __call__(self, *inputs: Any, timeout: float | None = None, **named: Any) -> dict[str, Any]:
-        """The outputs by name, as NumPy arrays, in one round trip. Inputs by position or by name: NumPy arrays or
-        anything `numpy.asarray` takes. Raises any error of the tree."""
-        names = ("",) * len(inputs) + tuple(named)
-        arrays = [_sendable(array) for array in (*inputs, *named.values())]
-        digest = self._client.catalog.digest
-        key = (digest, names, *[(array.dtype, array.shape) for array in arrays])
-        known = self._programs.get(key)
-        if known is None:
-            known = self._program(names, arrays)
-            if len(self._programs) >= _PROGRAMS_REMEMBERED:
-                self._programs.clear()
-            self._programs[key] = known
-        body = wire.Body()
-        for array in arrays:
-            body.add(wire.bytes_of(array))
-        reply = self._client.send(compute_pb2.RunHeader(), known.encoded, body, known.result_size, timeout)
-        outputs: dict[str, Any] = reply.results(known.plan, [])[0]
-        return outputs
-
-    def _program(self, names: Sequence[str], arrays: Sequence[Any]) -> _OneCallProgram:
-        values = [graph.Value(graph.Source(array), graph.Meta(array.dtype, array.shape)) for array in arrays]
-        pairs = tuple(zip(names, values, strict=True))
-        signature = self._client.catalog.models.get(self.name)
-        metas = signature.output_metas(pairs) if signature else None
-        plan = graph.plan([graph.ModelCall(self.name, pairs, metas)], keep=None)
-        encoded, _ = program.encode(plan)
-        # Without its nodes, which hold the arrays of this one call.
-        return _OneCallProgram(encoded.SerializeToString(), graph.Plan(outputs=plan.outputs), _result_size(plan))
-
-
-_PROGRAMS_REMEMBERED = 64
-
-
-@dataclass(frozen=True, slots=True)
-class _OneCallProgram:
-    encoded: bytes
-    plan: graph.Plan
-    result_size: float

@@ -1,9 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The remotegpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where the server is: a URL given, or the environment variable REMOTEGPU_URL."""
+"""Where the server is, for whom this process acts, which lease it was handed: as given, or in the environment."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -11,6 +12,11 @@ from urllib.parse import urlsplit
 from remotegpu import errors
 
 URL_VARIABLE = "REMOTEGPU_URL"
+TENANT_VARIABLE = "REMOTEGPU_TENANT"
+LEASE_VARIABLE = "REMOTEGPU_LEASE"
+# AWS Lambda sets it in its functions' processes, which are frozen between calls.
+LAMBDA_VARIABLE = "AWS_LAMBDA_FUNCTION_NAME"
+DEFAULT_TENANT = "default"
 DEFAULT_PORT = 50051
 _FORMS = "grpc://HOST:PORT, or local: for a server of this process's own"
 
@@ -57,3 +63,25 @@ def url_from(environment: Mapping[str, str]) -> str:
     if not url:
         raise errors.ConfigurationError(setting=URL_VARIABLE, why=f"this environment variable is not set: {_FORMS}")
     return url
+
+
+def parse_tenant(tenant: str, setting: str = "tenant") -> str:
+    """The name, if it is one. Raises ConfigurationError that names the setting and what is allowed."""
+    if not isinstance(tenant, str) or not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", tenant):
+        why = f"{tenant!r} is not a tenant's name: 1 to 64 of the characters A-Z a-z 0-9 . _ -"
+        raise errors.ConfigurationError(setting=setting, why=why)
+    return tenant
+
+
+def tenant_from(environment: Mapping[str, str]) -> str:
+    """Raises ConfigurationError that names the variable if it holds no tenant's name."""
+    return parse_tenant(environment.get(TENANT_VARIABLE) or DEFAULT_TENANT, TENANT_VARIABLE)
+
+
+def lease_from(environment: Mapping[str, str]) -> str:
+    """Raises ConfigurationError that names the variable if it is not set."""
+    lease = environment.get(LEASE_VARIABLE, "")
+    if not lease:
+        why = "this environment variable is not set; `remotegpu alloc --env` prints it"
+        raise errors.ConfigurationError(setting=LEASE_VARIABLE, why=why)
+    return lease

@@ -9,6 +9,8 @@ what was recorded before; `finish` does the same and gives the lease back in the
 from __future__ import annotations
 
 import itertools
+import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -20,6 +22,8 @@ from remotegpu import errors, graph
 from remotegpu.array import Array
 from remotegpu.model import Model, ModelOutputs, ModelSignature
 from remotegpu.namespace import Namespace
+from remotegpu.renewal import Keeper, Use
+from remotegpu.reservation import Reservation, check_whole
 from remotegpu.result import Timing
 from remotegpu.v1 import compute_pb2, lease_pb2
 
@@ -33,16 +37,6 @@ Fetchable = Array | ModelOutputs
 DEALLOC_PATIENCE = 0.25
 
 
-# The longest time that can be asked for: what the wire's 32 bits of milliseconds hold. Seconds.
-LONGEST = (2**32 - 1) / 1000
-
-
-def check_seconds(field: str, given: float) -> None:
-    """Raises InvalidInput for a time that is not above 0, not a number, or too long for the wire."""
-    if not 0 < given <= LONGEST:  # false for NaN
-        raise errors.InvalidInput(field=field, limit=f"seconds above 0, at most {LONGEST:.0f}", given=str(given))
-
-
 @dataclass(frozen=True, slots=True)
 class LeasedDevice:
     """A device of a lease, `index` counting from 0 within the lease. `name` and `uuid` are known once it is granted, so
@@ -54,38 +48,6 @@ class LeasedDevice:
 
     def __str__(self) -> str:
         return f"device {self.index}" + (f" ({self.name})" if self.name else "")
-
-
-@dataclass(frozen=True, slots=True)
-class Reservation:
-    """What a lease asks for: see `Client.alloc` for the fields. Times in seconds, memory in bytes."""
-
-    gpus: int = 1
-    memory: int = 0
-    exclusive: bool = False
-    timeout: float = 0.0
-    idle_ttl: float = 30.0
-    hard_ttl: float | None = None
-
-    def message(self) -> lease_pb2.AllocRequest:
-        """As it travels. Raises InvalidInput for what no server could grant."""
-        limits = {"gpus": (self.gpus, 1), "memory": (self.memory, 0)}
-        for name, (given, least) in limits.items():
-            if given < least:
-                raise errors.InvalidInput(field=name, limit=f"at least {least}", given=str(given))
-        if self.timeout:  # 0 is an answer at once
-            check_seconds("timeout", self.timeout)
-        check_seconds("idle_ttl", self.idle_ttl)
-        if self.hard_ttl is not None:
-            check_seconds("hard_ttl", self.hard_ttl)
-        return lease_pb2.AllocRequest(
-            gpus=self.gpus,
-            memory=self.memory,
-            exclusive=self.exclusive,
-            timeout_ms=round(self.timeout * 1000),
-            idle_ttl_ms=max(round(self.idle_ttl * 1000), 1),
-            hard_ttl_ms=0 if self.hard_ttl is None else max(round(self.hard_ttl * 1000), 1),
-        )
 
 
 class DeviceSession:
@@ -143,55 +105,108 @@ class DeviceSession:
 
 
 class Lease:
-    """A reservation of devices. Made by `Client.lease` (deferred), `alloc` or `alloc_nowait`; not for several threads
-    at once.
+    """A reservation of devices. Made by `Client.lease` (deferred), `alloc`, `alloc_nowait` or `attach`; not for several
+    threads at once.
 
-    Used in a `with` block, it is given back at the end of the block at the latest."""
+    Used in a `with` block, it is given back at the end of the block at the latest, unless it is attached: then it
+    belongs to whoever allocated it, and only `finish` and `dealloc` end it."""
 
-    def __init__(self, client: Client, reservation: Reservation, grant: lease_pb2.LeaseGrant | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        reservation: Reservation,
+        grant: lease_pb2.LeaseGrant | None = None,
+        *,
+        attached: bool = False,
+    ) -> None:
         self._client = client
         self._reservation = reservation
+        self._attached = attached
         self._key = ""
+        self._fence = 0
         self._ended = False
-        self._ids = itertools.count(1)
+        # Handles are numbers that the client chooses, and another process counts from 1 in the same lease: the wire
+        # has 64 bits, and a random one of 2**62 places to begin keeps them apart.
+        self._ids = itertools.count(2**62 + secrets.randbits(62) if attached else 1)
+        # What the renewal in the background goes by.
+        self._use = Use(reservation.idle_ttl, time.monotonic())
         self.devices: tuple[LeasedDevice, ...] = ()
         # Of the last call.
         self.timing: Timing | None = None
-        self._sessions = [DeviceSession(self, index) for index in range(reservation.gpus)]
+        self._sessions: dict[int, DeviceSession] = {}
         if grant is not None:
             self._granted(grant)
 
     def __repr__(self) -> str:
-        state = "ended" if self._ended else self._key[:8] if self._key else "deferred"
+        state = "ended" if self._ended else self.short_id or "deferred"
         return f"<Lease {state}, {self._reservation.gpus} gpus>"
 
     def _granted(self, grant: lease_pb2.LeaseGrant) -> None:
-        self._key = grant.lease
+        self._key, self._fence = grant.lease, grant.fence
         self.devices = tuple(LeasedDevice(i, d.name, d.uuid) for i, d in enumerate(grant.devices))
+        if grant.idle_ttl_ms:
+            self._use.idle_ttl = grant.idle_ttl_ms / 1000
 
     @property
     def id(self) -> str:
         """The lease's key, which is a secret: who has it can use the lease. Empty while the lease is deferred."""
         return self._key
 
+    @property
+    def short_id(self) -> str:
+        """Its name in `remotegpu top`: enough to tell leases apart and to deallocate one, too little to use it. Empty
+        while the lease is deferred."""
+        return self._key[:8]
+
+    @property
+    def fence(self) -> int:
+        """The fencing token: it grows with each grant of the server, across its restarts too. Written along with what
+        this lease's holder writes elsewhere, it tells a late writer from a present one. 0 while deferred."""
+        return self._fence
+
+    @property
+    def idle_ttl(self) -> float:
+        """The lease ends so many seconds after the end of its last call or renewal."""
+        return self._use.idle_ttl
+
+    def renew(self) -> float | None:
+        """Restarts the idle clock: the seconds until the lease ends if nothing more happens, None if it would not.
+
+        One round trip. Raises LeaseExpired, LeaseUnknown, DeviceFailed, InvalidInput while deferred, or a
+        TransportError."""
+        self._check_open()
+        if not self._key:
+            limit = "a lease that was granted; a deferred one begins with its first program"
+            raise errors.InvalidInput(field="lease", limit=limit, given="a deferred lease")
+        left = self._client.renew(self._key)
+        self._use.last = time.monotonic()
+        return left
+
+    def keep_with(self, keeper: Keeper) -> Lease:
+        """Has itself renewed in the background: how the client makes it. Returns itself."""
+        keeper.keep(self, self._key, self._use)
+        return self
+
     def on(self, index: int) -> DeviceSession:
         """The lease's device number `index`, from 0. Raises InvalidInput for one that it does not have."""
-        if not 0 <= index < len(self._sessions):
-            raise errors.InvalidInput(field="device", limit=f"0 to {len(self._sessions) - 1}", given=str(index))
-        return self._sessions[index]
+        check_whole("device", index, 0, self._reservation.gpus - 1)
+        found = self._sessions.get(index)
+        if found is None:
+            found = self._sessions[index] = DeviceSession(self, index)
+        return found
 
     @property
     def xp(self) -> Namespace:
         """The Array API namespace of the first device."""
-        return self._sessions[0].xp
+        return self.on(0).xp
 
     def model(self, name: str) -> Model:
         """A model of the server's, on the first device."""
-        return self._sessions[0].model(name)
+        return self.on(0).model(name)
 
     def image(self, data: bytes) -> Array:
         """A picture that the server decodes: JPEG or PNG bytes to uint8 [height, width, 3], RGB, upright."""
-        return self._sessions[0].image(data)
+        return self.on(0).image(data)
 
     def fetch(self, *wanted: Fetchable, timeout: float | None = None) -> Any:
         """Runs what `wanted` needs and brings it home, in one round trip: a NumPy array for an array, a dict of them by
@@ -204,7 +219,7 @@ class Lease:
     def finish(self, *wanted: Fetchable, timeout: float | None = None) -> Any:
         """`fetch` and `dealloc` in one round trip: the last call of a lease. After an error the lease is as before."""
         result = self._fetch(wanted, finish=True, timeout=timeout)
-        self._ended = True
+        self._end()
         return result
 
     def _fetch(self, wanted: Sequence[Fetchable], *, finish: bool, timeout: float | None) -> Any:
@@ -215,12 +230,13 @@ class Lease:
                 limit = "arrays of this lease and outputs of its models, each an argument of its own"
                 raise errors.InvalidInput(field="fetch", limit=limit, given=f"a {type(item).__name__}")
         sessions = [item.session if isinstance(item, ModelOutputs) else item._session for item in wanted]
-        if any(session is not sessions[0] for session in sessions) or sessions[0] not in self._sessions:
+        mine = next((session for session in self._sessions.values() if session is sessions[0]), None)
+        if mine is None or any(session is not mine for session in sessions):
             raise errors.InvalidInput(
                 field="fetch", limit="arrays of one device of this lease", given="arrays of several devices or leases"
             )
         values = [item.call if isinstance(item, ModelOutputs) else item._value for item in wanted]
-        found = self._run(self.on(self._sessions.index(sessions[0])), values, finish=finish, timeout=timeout)
+        found = self._run(mine, values, finish=finish, timeout=timeout)
         return found[0] if len(wanted) == 1 else found
 
     def dealloc(self) -> None:
@@ -228,7 +244,14 @@ class Lease:
         Idempotent. Raises TransportError if the server does not answer; the lease then ends by its TTL."""
         if self._key and not self._ended:
             self._client.dealloc(self._key)
-        self._ended = True
+        self._end()
+
+    def _end(self) -> None:
+        self._ended = self._use.over = True
+
+    def _check_open(self) -> None:
+        if self._ended:
+            raise errors.LeaseExpired(lease=self._key, why="dealloc")
 
     def __enter__(self) -> Lease:
         return self
@@ -236,9 +259,11 @@ class Lease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._attached:
+            return
         if self._key and not self._ended:
             self._client.dealloc(self._key, timeout=DEALLOC_PATIENCE, tolerant=True)
-        self._ended = True
+        self._end()
 
     def _run(
         self,
@@ -249,8 +274,7 @@ class Lease:
         fetch: bool = True,
         timeout: float | None = None,
     ) -> list[Any]:
-        if self._ended:
-            raise errors.LeaseExpired(lease=self._key, why="dealloc")
+        self._check_open()
         # One by one: a handle may join the list meanwhile, when the collector finds its array.
         freed = [session.freed.pop() for _ in range(len(session.freed))]
         plan = graph.plan(wanted, keep=None if finish else self._ids.__next__, fetch=fetch, free=freed)
@@ -259,6 +283,7 @@ class Lease:
             header.lease = self._key
         else:
             header.alloc.CopyFrom(self._reservation.message())
+        self._use.running += 1
         try:
             reply = self._client.run(plan, header, timeout)
             self.timing = reply.timing
@@ -270,3 +295,6 @@ class Lease:
             kept = (o.keep for o in plan.outputs if o.keep and (o.value is None or o.value.handle is None))
             session.freed.extend((*freed, *kept))
             raise
+        finally:
+            self._use.running -= 1
+            self._use.last = time.monotonic()

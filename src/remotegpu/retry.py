@@ -1,35 +1,62 @@
 # SPDX-FileCopyrightText: 2026 The remotegpu authors
 # SPDX-License-Identifier: Apache-2.0
 """Retries. Only a connection that could not be made is tried again by itself: nothing was sent, so nothing can run
-twice. tenacity is loaded on the first failure, not before."""
+twice; and a call that may run twice, when its connection broke. tenacity is loaded on the first failure, not before."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from remotegpu import errors
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 T = TypeVar("T")
 
 
-def until_connected(attempt: Callable[[], T], patience: float) -> T:
-    """The result of `attempt`, which is repeated with growing, jittered pauses while it raises ConnectError, for at
-    most `patience` seconds. Raises the last ConnectError."""
-    until = time.monotonic() + patience
+def until_connected(
+    attempt: Callable[[], T], patience: float, *, idempotent: bool = False, timeout: float = math.inf
+) -> T:
+    """The result of `attempt`, which is repeated with growing, jittered pauses while it raises ConnectError, or, if it
+    is `idempotent`, ConnectionLost.
+
+    It may go without a connection for `patience` seconds in all: the time of calls that were under way when theirs
+    broke does not count. `timeout` seconds are for everything together. Raises the last of those errors."""
+    failures = (errors.ConnectError, errors.ConnectionLost) if idempotent else (errors.ConnectError,)
+    started = time.monotonic()
+    under_way = 0.0
+
+    def timed() -> T:
+        nonlocal under_way
+        begun = time.monotonic()
+        try:
+            return attempt()
+        except errors.ConnectionLost:
+            under_way += time.monotonic() - begun
+            raise
+
+    def too_late(pause: float) -> bool:
+        passed = time.monotonic() - started + pause
+        return passed >= timeout or passed - under_way >= patience
+
+    def stop(state: RetryCallState) -> bool:
+        return too_late(state.upcoming_sleep)
+
     try:
-        return attempt()
-    except errors.ConnectError:
-        patience = until - time.monotonic()
-        if patience <= 0:
+        return timed()
+    except failures:
+        if too_late(0.0):
             raise
     import tenacity
 
     retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(errors.ConnectError),
+        retry=tenacity.retry_if_exception_type(failures),
         wait=tenacity.wait_exponential(multiplier=0.05, max=1.0) + tenacity.wait_random(0.0, 0.05),
-        stop=tenacity.stop_before_delay(patience),
+        stop=stop,
         reraise=True,
     )
-    return retrying(attempt)
+    return retrying(timed)

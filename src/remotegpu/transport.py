@@ -14,8 +14,10 @@ import grpc
 
 from remotegpu import errors, retry, wire
 
-# How long a connection may take to be made, all tries together. Seconds.
+# How long a connection may take to be made, all tries together, for clients that are not told. Seconds.
 CONNECT_PATIENCE = 5.0
+# Metadata of each call: the tenant for whom the client says that it acts.
+TENANT_KEY = "remotegpu-tenant"
 # The server answers a passed deadline itself, with a typed error; the transport waits this much longer for it.
 _GRACE = 0.5
 # How gRPC begins the details of UNAVAILABLE when no connection could be made, so that nothing was sent. Whatever it
@@ -68,36 +70,53 @@ class _Connection:
 
 
 class Transport:
-    """One server's address, and a connection to it once it is needed. Safe to use from many threads."""
+    """One server's address, and a connection to it once it is needed. Safe to use from many threads.
 
-    def __init__(self, target: str) -> None:
+    `tenant` goes along with each call, unless it is empty. `patience`: seconds within which a connection must be
+    made."""
+
+    def __init__(self, target: str, *, tenant: str = "", patience: float = CONNECT_PATIENCE) -> None:
         self.target = target
         self.counts = Counts()
+        self._metadata = ((TENANT_KEY, tenant),) if tenant else None
+        self._patience = patience
         self._lock = threading.Lock()
         self._connection: _Connection | None = None
+        self._closed = False
 
-    def unary(self, method: str, request: bytes, timeout: float) -> bytes:
-        """One message each way. Timeout in seconds, for all attempts together. Raises any error of the tree."""
+    def unary(
+        self, method: str, request: bytes | Callable[[], bytes], timeout: float, *, idempotent: bool = False
+    ) -> bytes:
+        """One message each way; a callable `request` gives it anew for each attempt. Timeout in seconds, for all
+        attempts together. `idempotent`: it may run twice, so that it is sent again when the connection broke.
+
+        Raises any error of the tree."""
         until = time.monotonic() + timeout
 
         def attempt() -> bytes:
+            message = request if isinstance(request, bytes) else request()
             connection = self._acquire()
             try:
-                reply: bytes = connection.method("unary_unary", method)(request, timeout=_left(until))
+                call = connection.method("unary_unary", method)
+                reply: bytes = call(message, timeout=_left(until), metadata=self._metadata)
             except (grpc.RpcError, ValueError) as error:
-                raise self._failed(error, connection, timeout, len(request)) from error
+                failure = self._failed(error, connection, timeout, len(message))
+                raise failure from _cause(failure, error)
             finally:
                 self._release(connection)
-            self._count(len(request), len(reply))
+            self._count(len(message), len(reply))
             return reply
 
-        return retry.until_connected(attempt, min(CONNECT_PATIENCE, timeout))
+        patience = min(self._patience, timeout)
+        return retry.until_connected(attempt, patience, idempotent=idempotent, timeout=timeout)
 
     def stream(
         self, method: str, requests: Callable[[], Iterator[bytes]], single: bool, timeout: float
     ) -> Iterator[bytes]:
         """Messages both ways; `requests` gives them, again if need be. `single`: there is only one, which spares a
-        sending thread. Timeout in seconds, for all attempts together. Raises any error of the tree."""
+        sending thread. Timeout in seconds, for all attempts together. Closing the iterator cancels the call.
+
+        Raises any error of the tree."""
         until = time.monotonic() + timeout
         sent = 0
 
@@ -107,22 +126,23 @@ class Transport:
                 sent += len(request)
                 yield request
 
-        def attempt() -> tuple[bytes, Iterator[bytes], _Connection]:
+        def attempt() -> tuple[bytes, Any, _Connection]:
             connection = self._acquire()
             messages = counted()
             try:
                 call = connection.method("unary_stream" if single else "stream_stream", method)
-                replies = call(next(messages) if single else messages, timeout=_left(until))
+                first = next(messages) if single else messages
+                replies = call(first, timeout=_left(until), metadata=self._metadata)
                 return next(replies, b""), replies, connection
             except (grpc.RpcError, ValueError) as error:
                 failure = self._failed(error, connection, timeout, sent)
                 self._release(connection)
-                raise failure from error
+                raise failure from _cause(failure, error)
             except BaseException:
                 self._release(connection)
                 raise
 
-        first, replies, connection = retry.until_connected(attempt, min(CONNECT_PATIENCE, timeout))
+        first, replies, connection = retry.until_connected(attempt, min(self._patience, timeout))
         received = len(first)
         try:
             yield first
@@ -130,14 +150,20 @@ class Transport:
                 received += len(reply)
                 yield reply
         except grpc.RpcError as error:
-            raise self._failed(error, connection, timeout, sent) from error
+            failure = self._failed(error, connection, timeout, sent)
+            raise failure from _cause(failure, error)
+        except GeneratorExit:
+            replies.cancel()
+            self._count(sent, received)
+            raise
         finally:
             self._release(connection)
         self._count(sent, received)
 
     def close(self) -> None:
-        """Ends the connection; a later call makes a new one."""
+        """Ends the connection and the calls under way; later ones raise ConfigurationError."""
         with self._lock:
+            self._closed = True
             connection, self._connection = self._connection, None
         if connection is not None:
             connection.channel.close()
@@ -151,6 +177,8 @@ class Transport:
     def _acquire(self) -> _Connection:
         """The connection for one call, made if there is none; `_release` gives it back."""
         with self._lock:
+            if self._closed:
+                raise closed()
             if self._connection is None:
                 self._connection = _Connection(grpc.insecure_channel(self.target, options=_OPTIONS))
                 self.counts.connections += 1
@@ -173,7 +201,7 @@ class Transport:
             with self._lock:
                 if self._connection is connection:
                     self._connection = None
-        if not isinstance(error, errors.ConnectError):
+        if not isinstance(error, (errors.ConnectError, errors.ConfigurationError)):
             self._count(sent, 0)
         return error
 
@@ -183,7 +211,7 @@ class Transport:
             if "closed channel" not in str(error):
                 raise error
             # `close` came between the choice of the channel and the call: nothing was sent.
-            return errors.ConnectError(address=self.target, why=str(error))
+            return closed()
         code, details = error.code(), error.details() or ""
         for key, value in error.trailing_metadata() or ():
             if key == wire.ERROR_KEY:
@@ -204,3 +232,13 @@ class Transport:
 def _left(until: float) -> float:
     """Seconds that an attempt may take, so that all of them end by `until` (of `time.monotonic`), and the grace."""
     return max(until - time.monotonic(), 0.0) + _GRACE
+
+
+def _cause(failure: errors.Error, original: BaseException) -> BaseException | None:
+    """What gRPC said is kept beside an error that we have no class for; ours say the same in one sentence."""
+    return original if isinstance(failure, errors.UnknownRemoteError) else None
+
+
+def closed() -> errors.ConfigurationError:
+    """The error of calls after `Client.close`."""
+    return errors.ConfigurationError(setting="client", why="it is closed; make a new one")
