@@ -62,9 +62,9 @@ class Shell:
             print(f"  FAILED: {what}")
             self.failures += 1
 
-    def alloc(self, options: str, **environment: str) -> str:
+    def alloc(self, options: str, tenant: str = "default") -> str:
         """A lease's key."""
-        facts: dict[str, Any] = json.loads(self.run(f"alloc {options} --json", **environment))
+        facts: dict[str, Any] = json.loads(self.run(f"alloc {options} --json", REMOTEGPU_TENANT=tenant))
         return str(facts["lease"])
 
 
@@ -143,7 +143,7 @@ def settings(shell: Shell) -> None:
     shell.run("set slots=2 queue=100")
     shell.run("set policy=fastest", IMPOSSIBLE)
     shell.heading("quotas per tenant: leases, GPUs, memory")
-    lease = shell.alloc("--timeout 0", REMOTEGPU_TENANT="small")
+    lease = shell.alloc("--timeout 0", "small")
     shell.run("alloc --timeout 0", BUSY, REMOTEGPU_TENANT="small")
     shell.run("alloc --memory 2GiB", IMPOSSIBLE, REMOTEGPU_TENANT="vision")
     shell.run(f"dealloc {lease}", REMOTEGPU_TENANT="small")

@@ -23,6 +23,7 @@ VALUES: dict[str, Any] = {
     "estimated_wait": 8.5,
     "field": "a field",
     "free_gpus": 21,
+    "free_memory": 654321,
     "free_slots": 64,
     "given": "something else",
     "kind": "SomethingNew",
@@ -30,16 +31,23 @@ VALUES: dict[str, Any] = {
     "limit": 98765,
     "node": 17,
     "operation": "matmul",
+    "place": 43,
     "queue_length": 99,
     "retry_after": 3.75,
     "setting": "REMOTEGPU_URL",
     "traceback": "Traceback: line 1",
+    "used": 4321,
     "waited": 5.5,
     "what": "whole devices",
     "why": "the reason",
 }
 # Fields that a sentence leaves out: many lines, or said by the sentence's own words.
 UNSAID = {("RemoteError", "traceback"), ("OutOfMemory", "traceback"), ("ModelNotFound", "field")}
+# What others hold and how many wait does not help one whose own quota is used up.
+UNSAID |= {
+    ("QuotaExceeded", name)
+    for name in ("queue_length", "place", "estimated_wait", "free_slots", "free_gpus", "free_memory")
+}
 CLASSES = list(errors.BY_NAME.values())
 
 
@@ -80,7 +88,7 @@ def test_every_error_class_can_be_found_by_name() -> None:
 def test_what_may_be_tried_again_is_what_the_drawing_says() -> None:
     documented = {name for name, _, note in drawing() if "retryable" in note}
     assert {cls.__name__ for cls in CLASSES if cls.retryable} == documented
-    assert documented == {"Busy", "LeaseLost", "ConnectError", "Unavailable"}
+    assert documented == {"Busy", "QuotaExceeded", "LeaseLost", "DeviceFailed", "ConnectError", "Unavailable"}
 
 
 @pytest.mark.parametrize("cls", CLASSES)
@@ -115,7 +123,7 @@ def test_why_a_lease_ended_is_said_in_words(why: str, said: str) -> None:
 
 def test_busy_leaves_out_what_is_not_known() -> None:
     sentence = str(errors.Busy(retry_after=0.5, queue_length=0))
-    assert sentence.startswith("busy: 0 waiting; free now: 0 whole devices, 0 slots; try again in 0.50 s")
+    assert sentence.startswith("busy: 0 waiting; free now: 0 whole devices, 0 slots, at most 0 bytes on one")
 
 
 @pytest.mark.parametrize("cls", CLASSES)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +17,7 @@ from remotegpu.v1 import program_pb2 as pb
 from remotegpu_server.backends.host import HostDevice
 from remotegpu_server.records import Done
 from remotegpu_server.slabs import Arena
-from remotegpu_server.worker.executor import Executor, Outcome, Request
+from remotegpu_server.worker.executor import Executor, LeaseMemory, Outcome, Request
 from remotegpu_server.worker.prepared import Preparer
 from remotegpu_server.worker.replies import Finished, Replies
 
@@ -124,7 +125,7 @@ def test_result_larger_than_the_limit_keeps_nothing(executor: Executor) -> None:
 
 
 def replies(arena: Arena, device: HostDevice, sent: list[Done]) -> Replies:
-    return Replies(arena, device, sent.append, lambda: 0)
+    return Replies(arena, device, sent.append, lambda: 0, threading.Lock())
 
 
 def test_result_larger_than_the_arena_is_freed(executor: Executor, device: Unlimited, arena: Arena) -> None:
@@ -236,3 +237,47 @@ def test_preparing_many_values_with_one_last_use_is_linear() -> None:
         return taken
 
     assert seconds(90_000) < 30 * max(seconds(9_000), 0.02)
+
+
+def test_figure_of_a_reply_is_taken_and_sent_under_one_lock(
+    executor: Executor, device: Unlimited, arena: Arena
+) -> None:
+    figures, seen = threading.Lock(), []
+
+    def held() -> int:
+        seen.append(figures.locked())
+        return 5
+
+    def send(done: Done) -> None:
+        seen.append(figures.locked())
+        assert done.memory_held == 5
+
+    replies = Replies(arena, device, send, held, figures)
+    replies.succeed(Finished(1, 0, executor.run(request([operation("ones", [2])], [output(0, fetch=True)]))))
+    assert seen == [True, True]
+    assert not figures.locked()
+
+
+def test_held_without_one_lease() -> None:
+    memory = LeaseMemory()
+    memory.keep(1, 1, np.zeros(10))
+    memory.keep(2, 1, np.zeros(100))
+    memory.keep(2, 1, np.zeros(1000))
+    assert (memory.held(), memory.held(1), memory.held(2), memory.held(3)) == (8080, 80, 8000, 0)
+    assert (memory.held(without=2), memory.held(without=3)) == (80, 8080)
+    memory.drop(2)
+    memory.drop(2)
+    assert (memory.held(), memory.held(without=2), memory.get(2, 1)) == (80, 80, None)
+
+
+def test_gaps_between_values_are_cleared_in_a_used_slab(executor: Executor, device: Unlimited, arena: Arena) -> None:
+    arena.view[:] = b"\xff" * arena.size
+    sent: list[Done] = []
+    replies = Replies(arena, device, sent.append, lambda: 0, threading.Lock())
+    nodes = [operation("ones", [3]), operation("ones", [8]), operation("ones", [0])]
+    replies.succeed(Finished(1, 0, executor.run(request(nodes, [output(node, fetch=True) for node in range(3)]))))
+    (done,) = sent
+    start = done.offset + wire.aligned(done.result_size)
+    one = np.ones(1).tobytes()
+    assert bytes(arena.view[start : start + done.body_size]) == one * 3 + bytes(40) + one * 8
+    assert arena.view[start + done.body_size] == 0xFF

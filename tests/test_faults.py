@@ -128,7 +128,7 @@ def test_deadline_is_heard_in_time_and_capacity_comes_back_when_the_worker_is_do
     with Client(server.url, timeout=30) as client:
         started = time.monotonic()
         with pytest.raises(remotegpu.DeadlineExceeded), client.lease() as lease:
-            keep_busy(lease, times=15, timeout=0.2)
+            keep_busy(lease, times=10, timeout=0.2)  # longer than 0.2 s, shorter than OVERRUN on a crowded machine
         assert time.monotonic() - started < 1.5
         with pytest.raises(remotegpu.Busy):
             client.alloc_nowait()
@@ -152,14 +152,14 @@ def test_worker_that_overruns_its_deadline_is_replaced(start_server: StartServer
 
 def test_caller_that_disappears_leaves_the_queue_and_no_slab(start_server: StartServer) -> None:
     server = start_server("--slots", "1")
-    with Client(server.url, timeout=30) as client, FaultProxy(("127.0.0.1", server.port)) as proxy:
+    with Client(server.url, timeout=30) as client:
         holder = client.alloc()
-        with Client(f"grpc://127.0.0.1:{proxy.address[1]}") as other:
-            waiting = Background(lambda: other.alloc(timeout=30))
+        script = f"import remotegpu\nremotegpu.Client({server.url!r}).alloc(timeout=30)\n"
+        with subprocess.Popen([sys.executable, "-c", script]) as other:
             wait_until(lambda: client.top().queue, "the other one waits")
-            proxy.cut()
-            assert isinstance(waiting.join(), remotegpu.ConnectionLost)
+            other.kill()
         wait_until(lambda: not client.top().queue, "its place is free")
+        assert arena_used(client) == 0
         holder.dealloc()
         client.alloc_nowait().dealloc()
 

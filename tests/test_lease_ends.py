@@ -42,6 +42,9 @@ class Background:
         except BaseException as error:
             self._error = error
 
+    def runs(self) -> bool:
+        return self._thread.is_alive()
+
     def result(self) -> Any:
         self._thread.join(40)
         assert not self._thread.is_alive()

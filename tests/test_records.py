@@ -51,7 +51,7 @@ def test_kinds_are_told_apart_by_the_first_byte() -> None:
 def test_a_record_is_one_packet_of_a_socket() -> None:
     daemon, worker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     sent: list[records.Record] = [
-        records.Drop(5),
+        records.Warm(5),
         records.Run(1, 64, 100, 200, 7, 2**40, True),
         records.ReleaseReply(128),
     ]
@@ -72,7 +72,8 @@ def test_a_packet_of_another_size_is_not_a_record(kind: Any) -> None:
 
 
 @given(
-    st.binary() | st.tuples(st.integers(0, 8), st.binary(min_size=8, max_size=80)).map(lambda t: bytes(t[:1]) + t[1])
+    st.binary()
+    | st.tuples(st.integers(0, len(KINDS)), st.binary(min_size=8, max_size=80)).map(lambda t: bytes(t[:1]) + t[1])
 )
 def test_arbitrary_bytes_are_a_record_or_refused(packet: bytes) -> None:
     try:

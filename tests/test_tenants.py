@@ -170,7 +170,7 @@ def test_the_same_request_id_waits_once_and_gets_one_lease(start_server: StartSe
         assert client.dealloc(second.result().lease)
         with pytest.raises(grpc.RpcError) as over:
             method(request)
-        assert over.value.code() is grpc.StatusCode.FAILED_PRECONDITION  # type: ignore[attr-defined]
+        assert over.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
 def test_a_tenant_with_an_unusable_name_is_refused(start_server: StartServer) -> None:
@@ -180,7 +180,7 @@ def test_a_tenant_with_an_unusable_name_is_refused(start_server: StartServer) ->
         for name in ("", "a b", "x" * 65):
             with pytest.raises(grpc.RpcError) as caught:
                 method(b"", metadata=(("remotegpu-tenant", name),))
-            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT  # type: ignore[attr-defined]
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_sticky_goes_where_the_model_has_run(start_server: StartServer, models: Path) -> None:

@@ -1,6 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The remotegpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the daemon and a worker say to each other: records of fixed size, in packets of a Unix SEQPACKET socket.
+"""What the daemon and a worker say to each other: records of fixed size, in packets of Unix SEQPACKET sockets.
+
+Each worker has two. On the call socket everything travels but Drop, which has the control socket to itself: a worker
+reads that one while a program runs. All answers take the call socket, so that their figures arrive in the order in
+which they were true.
 
 Everything of variable size lies in the arenas; a record only points there. Both ends are the same build, started by
 each other, so the layout needs no versions.
@@ -33,7 +37,9 @@ class Run(NamedTuple):
 
 
 class Drop(NamedTuple):
-    """Daemon to worker: the lease has ended, free what it holds. Answered by Dropped."""
+    """Daemon to worker, on the control socket: the lease has ended, free what it holds. Answered by Dropped, at once
+    even while a program of another lease runs. Only sent when no call of the lease is submitted, runs, or has a reply
+    that waits for room: nothing of it can be kept afterwards."""
 
     lease: int
 
@@ -66,7 +72,7 @@ class Done(NamedTuple):
     h2d_ns: int
     compute_ns: int
     d2h_ns: int
-    # Bytes that all handles hold on the device now.
+    # Bytes that all handles hold on the device when this is sent.
     memory_held: int
 
 
@@ -83,6 +89,12 @@ class Dropped(NamedTuple):
     memory_held: int
 
 
+class Warm(NamedTuple):
+    """Worker to daemon: a program has run that model, by its place in the catalog; said once by each process."""
+
+    model: int
+
+
 class Failed(NamedTuple):
     """Worker to daemon: it cannot start. The reply slab holds the reason as UTF-8 text."""
 
@@ -90,7 +102,7 @@ class Failed(NamedTuple):
     size: int
 
 
-Record = Run | Drop | ReleaseReply | Ready | Done | Dropped | Failed | Parked
+Record = Run | Drop | ReleaseReply | Ready | Done | Dropped | Failed | Parked | Warm
 # A packet is the number of the kind and the fields in this layout.
 _LAYOUTS: dict[type[Record], struct.Struct] = {
     Run: struct.Struct("<BQQQQQQBQ"),
@@ -101,6 +113,7 @@ _LAYOUTS: dict[type[Record], struct.Struct] = {
     Dropped: struct.Struct("<BQQ"),
     Failed: struct.Struct("<BQQ"),
     Parked: struct.Struct("<BQ"),
+    Warm: struct.Struct("<BQ"),
 }
 _NUMBERS = {cls: number for number, cls in enumerate(_LAYOUTS)}
 _KINDS = tuple(_LAYOUTS.items())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,7 +41,9 @@ class CudaDevice:
         self._stream = cupy.cuda.Stream()
         self._stream.use()
         self._pools: dict[int, Any] = {}
+        # Pools of leases that have ended, until they are empty. `drop` comes from another thread than programs.
         self._dropped: list[Any] = []
+        self._dropped_lock = threading.Lock()
         self.name = runtime.getDeviceProperties(0)["name"].decode()
         self.provider = (
             "CUDAExecutionProvider",
@@ -90,19 +93,25 @@ class CudaDevice:
             yield
 
     def drop(self, lease: int) -> None:
+        # Only the pool moves: giving memory back to the driver waits for the stream, where a program of another lease
+        # may run for long, so that is for the thread that runs programs, before the next one allocates. Freed arrays
+        # are safe meanwhile: pools lock themselves, and a block is used again behind the same stream's work only.
         pool = self._pools.pop(lease, None)
         if pool is not None:
-            self._dropped.append(pool)
-        self._free_dropped()
+            with self._dropped_lock:
+                self._dropped.append(pool)
 
     def _free_dropped(self) -> None:
         # A result that waits for room in the reply arena outlives its lease. A pool must outlive its arrays: CuPy would
         # never free a block of which one part is in use when the pool goes.
-        if self._dropped:
+        with self._dropped_lock:
+            dropped, self._dropped = self._dropped, []
+        if dropped:
             self._stream.synchronize()
-            for pool in self._dropped:
+            for pool in dropped:
                 pool.free_all_blocks()
-            self._dropped = [pool for pool in self._dropped if pool.used_bytes()]
+            with self._dropped_lock:
+                self._dropped += [pool for pool in dropped if pool.used_bytes()]
 
     def free_memory(self) -> int:
         free, _total = runtime.memGetInfo()

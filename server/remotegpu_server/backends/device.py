@@ -39,7 +39,9 @@ class Device(Protocol):
         """Allocations inside belong to the lease; `limit` bytes at most, 0: the device's."""
 
     def drop(self, lease: int) -> None:
-        """Gives back the memory of a lease, after its arrays are gone."""
+        """Gives back the memory of a lease, after its arrays are gone, at the latest before the next `memory_scope`.
+        The only method that any thread may call, also while a program of another lease runs; it must not wait for it.
+        """
 
     def free_memory(self) -> int:
         """Bytes that leases may declare."""

@@ -187,7 +187,7 @@ class Call:
                 field="device", limit=f"0 to {len(held.devices) - 1} in this lease", given=str(self._header.device)
             )
         worker = self._gate.workers[held.devices[self._header.device]]
-        life = await worker.life()
+        life = await worker.life(held.key)
         try:
             slab = await self._filled(life, fill)
             self._touch(held, worker, slab)

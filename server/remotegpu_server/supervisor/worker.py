@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The remotegpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""The worker of one device through all its restarts: epochs, readiness, backing off."""
+"""The worker of one device through all its restarts: epochs, readiness, backing off, and out of service."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from remotegpu import errors
+from remotegpu.v1 import compute_pb2
 from remotegpu_server import records
 from remotegpu_server.slabs import Arena
 from remotegpu_server.worker.settings import WorkerSettings
 
 from .life import Ears, Life
+
+if TYPE_CHECKING:
+    from remotegpu_server.devices.reading import Reading
 
 logger = logging.getLogger("remotegpu.supervisor")
 
@@ -54,13 +59,16 @@ class Listener(Protocol):
         """It is warm; `catalog` is a `remotegpu.v1.Catalog`."""
 
     def worker_lost(self, worker: DeviceWorker) -> None:
-        """It died; what it held is gone. It will be started again."""
+        """It died; what it held is gone. It will be started again, unless the device is suspended."""
 
     def worker_failed(self, worker: DeviceWorker, why: str) -> None:
         """It cannot start, for a reason that it could say. It will be tried again."""
 
     def lease_dropped(self, worker: DeviceWorker, lease: int) -> None:
         """Nothing of that lease is left on the device."""
+
+    def model_warm(self, worker: DeviceWorker, model: str) -> None:
+        """The present process has run that model for the first time; forgotten when it dies."""
 
 
 class DeviceWorker:
@@ -73,23 +81,35 @@ class DeviceWorker:
         self.calls = 0
         self.memory_held = 0
         self.memory = spec.memory
+        # Names of the models that the present process has run.
+        self.warm_models: tuple[str, ...] = ()
+        # Why the device is out of service; "": it is in service.
+        self.failure = ""
+        # What was measured last.
+        self.reading: Reading | None = None
         self._options = options
         self._listener = listener
         self._life: Life | None = None
-        self._ready = asyncio.Event()
+        self._ready = False
+        # Set while `life` has an answer: the process is warm, or the device is out of service.
+        self._settled = asyncio.Event()
+        self._models: tuple[str, ...] = ()
         self._stopping = False
         self._failures = 0
         self._restart: asyncio.TimerHandle | None = None
 
     @property
     def state(self) -> str:
-        """Whether calls run now: "ready" or "starting"."""
-        return "ready" if self._ready.is_set() else "starting"
+        """Whether calls run now: "ready", "starting", or "failed" while it is suspended."""
+        if self.failure:
+            return "failed"
+        return "ready" if self._ready else "starting"
 
     @property
     def pid(self) -> int:
         """Of the process that runs now; 0 if none does."""
-        return self._life.process.pid if self._life else 0
+        life = self._life  # read once: the monitor's thread asks too
+        return life.process.pid if life else 0
 
     @property
     def arena_used(self) -> int:
@@ -100,28 +120,34 @@ class DeviceWorker:
         """Starts the process; the listener is told when it is warm. Raises OSError if the machine has no descriptors or
         memory for it."""
         size = self._options.arena_size
-        with contextlib.ExitStack() as undo:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            undo.callback(ours.close)
-            with theirs:
-                ours.setblocking(False)
-                arenas = [Arena.create(f"remotegpu-{what}-{self.spec.index}", size) for what in ("requests", "replies")]
-                descriptors = (theirs.fileno(), arenas[0].descriptor, arenas[1].descriptor)
-                try:
-                    process = subprocess.Popen(
-                        [sys.executable, "-m", "remotegpu_server.worker", self._settings(descriptors).to_json()],
-                        stdin=subprocess.DEVNULL,
-                        pass_fds=descriptors,
-                        env=self._environment(),
-                    )
-                finally:
-                    for arena in arenas:
-                        arena.close_descriptor()
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs:
+            sockets = [self._socket_pair(undo, theirs) for _ in ("calls", "control")]
+            arenas: list[Arena] = []
+            for what in ("requests", "replies"):
+                arenas.append(Arena.create(f"remotegpu-{what}-{self.spec.index}", size))
+                theirs.callback(arenas[-1].close_descriptor)
+            inherited = tuple(pair[1].fileno() for pair in sockets), tuple(arena.descriptor for arena in arenas)
+            process = subprocess.Popen(
+                [sys.executable, "-m", "remotegpu_server.worker", self._settings(*inherited).to_json()],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[*inherited[0], *inherited[1]],
+                env=self._environment(),
+            )
             undo.pop_all()
-        ears = Ears(self._on_ready, self._on_failed, self._on_dropped, self._on_done, self._on_dead)
-        self._life = Life(process, ours, (arenas[0], arenas[1]), ears)
+        ears = Ears(self._on_ready, self._on_failed, self._on_dropped, self._on_done, self._on_warm, self._on_dead)
+        self._life = Life(process, (sockets[0][0], sockets[1][0]), (arenas[0], arenas[1]), ears)
 
-    def _settings(self, descriptors: tuple[int, int, int]) -> WorkerSettings:
+    def _socket_pair(
+        self, undo: contextlib.ExitStack, theirs: contextlib.ExitStack
+    ) -> tuple[socket.socket, socket.socket]:
+        """Our end, which `undo` closes, and the process's, which `theirs` closes."""
+        pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        undo.callback(pair[0].close)
+        theirs.callback(pair[1].close)
+        pair[0].setblocking(False)
+        return pair
+
+    def _settings(self, sockets: Sequence[int], arenas: Sequence[int]) -> WorkerSettings:
         return WorkerSettings(
             index=self.spec.index,
             epoch=self.epoch,
@@ -130,9 +156,10 @@ class DeviceWorker:
             memory=self.spec.memory,
             threads=self._options.threads,
             models=self._options.models,
-            socket=descriptors[0],
-            request_arena=descriptors[1],
-            reply_arena=descriptors[2],
+            socket=sockets[0],
+            control=sockets[1],
+            request_arena=arenas[0],
+            reply_arena=arenas[1],
             arena_size=self._options.arena_size,
         )
 
@@ -143,10 +170,13 @@ class DeviceWorker:
         threading = {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
         return {**os.environ, **threading, "CUDA_VISIBLE_DEVICES": visible}
 
-    async def life(self) -> Life:
-        """The running process, as soon as it is warm."""
-        while self._life is None or not self._ready.is_set():
-            await self._ready.wait()
+    async def life(self, lease: str = "") -> Life:
+        """The running process, as soon as it is warm. Raises DeviceFailed, which names the lease, when the device is
+        out of service."""
+        while self._life is None or not self._ready:
+            if self.failure:
+                raise self.lost(self.failure, lease)
+            await self._settled.wait()
         return self._life
 
     def drop(self, lease: int) -> None:
@@ -156,9 +186,37 @@ class DeviceWorker:
         else:
             self._life.drop(lease)
 
-    def lost(self, why: str) -> errors.LeaseLost:
-        """The error for a call whose process died."""
+    def lost(self, why: str, lease: str = "") -> errors.LeaseLost | errors.DeviceFailed:
+        """The error for a call of that lease whose process died."""
+        if self.failure:
+            return errors.DeviceFailed(lease=lease, device=self.spec.index, why=self.failure)
         return errors.LeaseLost(device=self.spec.index, epoch=self.epoch, why=why)
+
+    def suspend(self, why: str) -> None:
+        """Takes the device out of service: the process is killed and none is started until `resume`. Calls under way
+        and those that wait for the process get DeviceFailed with `why`, which must not be empty.
+
+        `Listener.worker_lost` is told before this returns, if there was a process. Does nothing when it is out of
+        service already: the first reason stays."""
+        if self.failure or self._stopping:
+            return
+        self.failure = why
+        logger.warning("device %d is out of service: %s", self.spec.index, why)
+        if self._restart is not None:
+            self._restart.cancel()
+        self._settled.set()
+        if self._life is not None:
+            self._life.end(why)
+
+    def resume(self) -> None:
+        """Takes the device back into service: a process is started, `Listener.worker_ready` follows. Does nothing when
+        it is in service."""
+        if not self.failure or self._stopping:
+            return
+        self.failure = ""
+        self._failures = 0
+        self._settled.clear()
+        self._start_again()
 
     def stop(self) -> None:
         """Kills the process for good."""
@@ -171,7 +229,9 @@ class DeviceWorker:
     def _on_ready(self, ready: records.Ready, catalog: bytes) -> None:
         self._failures = 0
         self.memory = ready.memory
-        self._ready.set()
+        self._models = tuple(model.name for model in compute_pb2.Catalog.FromString(catalog).models)
+        self._ready = True
+        self._settled.set()
         self._listener.worker_ready(self, catalog)
 
     def _on_failed(self, why: str) -> None:
@@ -185,12 +245,20 @@ class DeviceWorker:
         self.calls += 1
         self.memory_held = done.memory_held
 
+    def _on_warm(self, warm: records.Warm) -> None:
+        name = self._models[warm.model]
+        self.warm_models += (name,)
+        self._listener.model_warm(self, name)
+
     def _on_dead(self) -> None:
-        was_ready = self._ready.is_set()
+        was_ready = self._ready
         self.epoch += 1
-        self._ready.clear()
+        self._ready = False
         self._life = None
         self.memory_held = 0
+        self.warm_models = ()
+        if not self.failure:
+            self._settled.clear()
         if self._stopping:
             return
         logger.warning("the worker of device %d ended", self.spec.index)
@@ -203,6 +271,8 @@ class DeviceWorker:
         self._restart = asyncio.get_running_loop().call_later(pause, self._start_again)
 
     def _start_again(self) -> None:
+        if self.failure or self._stopping or self._life is not None:
+            return
         try:
             self.start()
         except OSError as error:

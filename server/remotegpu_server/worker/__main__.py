@@ -4,8 +4,13 @@
 
     python -m remotegpu_server.worker SETTINGS
 
-where SETTINGS is JSON (`WorkerSettings`), written by the supervisor. Descriptors of the socket and of the two arenas
-are inherited. The process ends when the socket does, and the kernel kills it when the daemon dies.
+where SETTINGS is JSON (`WorkerSettings`), written by the supervisor. Descriptors of the two sockets and of the two
+arenas are inherited. The process ends when the sockets do, and the kernel kills it when the daemon dies.
+
+The main thread reads the call socket and runs the programs. A second thread reads the control socket, so that the
+memory of a lease that has ended is free although a program of another lease runs; libraries let go of the interpreter
+while they compute. The daemon sends a Drop only when no call of that lease is here, so the two threads never touch the
+arrays of one lease at once, but for the end of a call that finished its lease itself, where both drop what is left.
 """
 
 from __future__ import annotations
@@ -13,9 +18,11 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import os
 import signal
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -35,9 +42,12 @@ class Worker:
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
         self._socket = socket.socket(fileno=settings.socket)
+        self._control = socket.socket(fileno=settings.control)
+        # Held while a figure is taken and sent, so that the daemon hears the newest one last.
+        self._figures = threading.Lock()
         self._requests = Arena(settings.request_arena, settings.arena_size)
         self._replies_arena = Arena(settings.reply_arena, settings.arena_size)
-        # The lease whose last call is being answered; 0: none.
+        # The lease whose last call is being answered; 0: none. The main thread's to set.
         self._finishing = 0
 
     def start(self) -> None:
@@ -57,16 +67,33 @@ class Worker:
             logger.exception("the worker cannot start")
             self._refuse(f"{type(error).__name__}: {error}")
             raise SystemExit(1) from error
-        self._executor = Executor(device, loaded, self._settings.index, self._settings.epoch)
-        self._replies = Replies(self._replies_arena, device, self._send, self._held)
+        self._executor = Executor(device, loaded, self._settings.index, self._settings.epoch, self._warm)
+        self._replies = Replies(self._replies_arena, device, self._send, self._held, self._figures)
         catalog = models.catalog(loaded).SerializeToString()
         self._send(records.Ready(self._replies.put(catalog), len(catalog), device.free_memory()))
 
     def serve(self) -> None:
-        """Handles records until the daemon closes the socket."""
+        """Handles records until the daemon closes the sockets."""
+        threading.Thread(target=self._serve_control, name="control", daemon=True).start()
         while packet := self._socket.recv(records.PACKET_LIMIT):
             for record in records.unpack(packet):
                 self._handle(record)
+
+    def _serve_control(self) -> None:
+        try:
+            while packet := self._control.recv(records.PACKET_LIMIT):
+                for record in records.unpack(packet):
+                    self._drop(record)
+        except BaseException:  # as in the main thread, nobody would trust this process any more
+            logger.exception("the worker ends")
+            os._exit(1)
+
+    def _drop(self, record: records.Record) -> None:
+        if not isinstance(record, records.Drop):
+            raise ValueError(f"a record that the daemon does not send here: {record}")
+        self._executor.drop(record.lease)
+        with self._figures:
+            self._send(records.Dropped(record.lease, self._held()))
 
     def _handle(self, record: records.Record) -> None:
         match record:
@@ -74,11 +101,8 @@ class Worker:
                 self._run(record)
             case records.ReleaseReply(offset=offset):
                 self._replies.release(offset)
-            case records.Drop(lease=lease):
-                self._executor.drop(lease)
-                self._send(records.Dropped(lease, self._executor.memory.held()))
             case other:
-                raise ValueError(f"a record that the daemon does not send: {other}")
+                raise ValueError(f"a record that the daemon does not send here: {other}")
 
     def _run(self, run: records.Run) -> None:
         from .executor import Request
@@ -111,8 +135,10 @@ class Worker:
 
     def _held(self) -> int:
         """Bytes held by leases that go on: what a finishing one holds is dropped as soon as its reply is out."""
-        memory = self._executor.memory
-        return memory.held() - memory.held(self._finishing)
+        return self._executor.memory.held(without=self._finishing)
+
+    def _warm(self, model: int) -> None:
+        self._send(records.Warm(model))
 
     def _send(self, record: records.Record) -> None:
         self._socket.send(records.pack(record))

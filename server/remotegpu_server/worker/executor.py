@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import threading
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -23,9 +24,11 @@ from .prepared import Infer, LoadImage, LoadTensor, Operate, Pick, Prepared, Pre
 
 
 class LeaseMemory:
-    """What leases keep on the device: arrays by lease and handle id."""
+    """What leases keep on the device: arrays by lease and handle id. Both threads of a worker use it: the one that runs
+    programs, and the one that drops leases which have no call here."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._arrays: dict[int, dict[int, Any]] = {}
         self._held: dict[int, int] = {}
 
@@ -37,25 +40,32 @@ class LeaseMemory:
     def keep(self, lease: int, handle: int, array: Any) -> None:
         """Stores an array; one that the handle had before is freed."""
         self.free(lease, (handle,))
-        self._arrays.setdefault(lease, {})[handle] = array
-        self._held[lease] = self._held.get(lease, 0) + array.nbytes
+        with self._lock:
+            self._arrays.setdefault(lease, {})[handle] = array
+            self._held[lease] = self._held.get(lease, 0) + array.nbytes
 
     def free(self, lease: int, handles: Iterable[int]) -> None:
         """Frees handles; those that are not there are passed over, so a repeated free is harmless."""
-        mine = self._arrays.get(lease, {})
-        for handle in handles:
-            array = mine.pop(handle, None)
-            if array is not None:
-                self._held[lease] -= array.nbytes
+        with self._lock:
+            mine = self._arrays.get(lease, {})
+            for handle in handles:
+                array = mine.pop(handle, None)
+                if array is not None:
+                    self._held[lease] -= array.nbytes
 
     def drop(self, lease: int) -> None:
         """Frees all that a lease holds."""
-        self._arrays.pop(lease, None)
-        self._held.pop(lease, None)
+        with self._lock:
+            dropped = self._arrays.pop(lease, None)
+            self._held.pop(lease, None)
+        del dropped  # outside of the lock: to give large arrays back takes the system a while
 
-    def held(self, lease: int | None = None) -> int:
-        """Bytes held by one lease, or by all."""
-        return sum(self._held.values()) if lease is None else self._held.get(lease, 0)
+    def held(self, lease: int | None = None, *, without: int | None = None) -> int:
+        """Bytes held by one lease, or by all, `without` one of them."""
+        with self._lock:
+            if lease is not None:
+                return self._held.get(lease, 0)
+            return sum(self._held.values()) - (self._held.get(without, 0) if without is not None else 0)
 
 
 @dataclass(slots=True)
@@ -122,11 +132,21 @@ def failure(device: Device, error: Exception, node: int, operation: str, limit: 
 class Executor:
     """Holds a device, its models and what leases keep there."""
 
-    def __init__(self, device: Device, models: dict[str, Model], index: int, epoch: int) -> None:
+    def __init__(
+        self,
+        device: Device,
+        models: dict[str, Model],
+        index: int,
+        epoch: int,
+        warm: Callable[[int], None] = lambda model: None,
+    ) -> None:
+        """`warm` hears once of each model that a program has run, by its place in `models`."""
         self.device = device
         self.memory = LeaseMemory()
         self.epoch = epoch
         self._preparer = Preparer(models, index, epoch)
+        self._cold = {name: place for place, name in enumerate(models)}
+        self._warm = warm
 
     def run(self, request: Request) -> Outcome:
         """Checks and runs a program. A failed one keeps nothing.
@@ -150,8 +170,15 @@ class Executor:
         except Exception as error:  # one caller's program must not end the worker for all
             raise failure(self.device, error, last, "program", request.memory_limit) from error
 
+    def has_run(self, models: Iterable[str]) -> None:
+        """Programs have run these models."""
+        for name in models:
+            place = self._cold.pop(name, None)
+            if place is not None:
+                self._warm(place)
+
     def drop(self, lease: int) -> None:
-        """Frees all that a lease holds on the device."""
+        """Frees all that a lease holds on the device. Any thread may call it, while no program of that lease runs."""
         self.memory.drop(lease)
         self.device.drop(lease)
 
@@ -198,6 +225,7 @@ class _Run:
         self._prepared = prepared
         self._device = executor.device
         self._values: list[list[Any]] = []
+        self._models: list[str] = []
         self._live = _Live(executor.memory.held(request.lease))
 
     def run(self) -> Outcome:
@@ -218,6 +246,7 @@ class _Run:
         computed = self._device.mark()
         outcome.h2d_ns = self._device.elapsed_ns(start, uploaded)
         outcome.compute_ns = self._device.elapsed_ns(uploaded, computed)
+        self._executor.has_run(self._models)  # the device has finished: a model that fails there is not warm
         # Last, for a failed program keeps nothing.
         memory, lease = self._executor.memory, self._request.lease
         for handle, array in kept:
@@ -258,7 +287,9 @@ class _Run:
             case Recall(handle=handle):
                 return [self._executor.memory.get(self._request.lease, handle)]
             case Infer(model=model, inputs=inputs):
-                return model.run(model.arrange([(name, self._value(node, port)) for name, node, port in inputs]))
+                outputs = model.run(model.arrange([(name, self._value(node, port)) for name, node, port in inputs]))
+                self._models.append(model.name)
+                return outputs
             case Pick(node=node, port=port):
                 return [self._value(node, port)]
             case Operate():

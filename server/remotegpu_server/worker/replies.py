@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,8 @@ from remotegpu_server.records import Done
 from remotegpu_server.slabs import Arena, FreeList
 
 from .executor import Outcome, failure
+
+_ZEROS = bytes(wire.ALIGNMENT)
 
 
 @dataclass(slots=True)
@@ -35,12 +38,21 @@ class Finished:
 class Replies:
     """Writes results into the reply arena and tells the daemon, by `send`."""
 
-    def __init__(self, arena: Arena, device: Device, send: Callable[[Done], None], held: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        arena: Arena,
+        device: Device,
+        send: Callable[[Done], None],
+        held: Callable[[], int],
+        figures: AbstractContextManager[object],
+    ) -> None:
+        """`held`: bytes that leases hold on the device; `figures` is entered while it is asked and sent."""
         self._arena = arena
         self._free = FreeList(arena.size)
         self._device = device
         self._send = send
         self._held = held
+        self._figures = figures
         self._waiting: deque[Finished] = deque()
 
     def succeed(self, finished: Finished) -> None:
@@ -97,20 +109,21 @@ class Replies:
             outcome.discard()
             finished.outcome = Outcome(error=wire.error_detail(told))
             return self._write(finished)
-        self._send(
-            Done(
-                call=finished.call,
-                failed=int(outcome.error is not None),
-                offset=offset,
-                result_size=len(head),
-                body_size=body_size,
-                started_ns=finished.started_ns,
-                h2d_ns=outcome.h2d_ns,
-                compute_ns=outcome.compute_ns,
-                d2h_ns=d2h,
-                memory_held=self._held(),
+        with self._figures:
+            self._send(
+                Done(
+                    call=finished.call,
+                    failed=int(outcome.error is not None),
+                    offset=offset,
+                    result_size=len(head),
+                    body_size=body_size,
+                    started_ns=finished.started_ns,
+                    h2d_ns=outcome.h2d_ns,
+                    compute_ns=outcome.compute_ns,
+                    d2h_ns=d2h,
+                    memory_held=self._held(),
+                )
             )
-        )
         return True
 
     def _fill(self, slab: memoryview, head: bytes, outcome: Outcome) -> None:
@@ -120,3 +133,7 @@ class Replies:
             where = body_start + value.offset
             raw = np.frombuffer(slab[where : where + value.size], from_number(value.dtype))
             self._device.download(array, raw.reshape(tuple(value.shape)))
+            # The body travels with the gaps that align its values, and earlier replies, perhaps another tenant's, have
+            # left their bytes there. The gap before the body does not travel.
+            end, gap = where + value.size, -value.size % wire.ALIGNMENT
+            slab[end : end + gap] = _ZEROS[:gap]

@@ -20,7 +20,9 @@ class WorkerSettings:
     memory: int
     threads: int
     models: str | None
+    # Descriptors of the call socket, the control socket and the arenas.
     socket: int
+    control: int
     request_arena: int
     reply_arena: int
     arena_size: int
