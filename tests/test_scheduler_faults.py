@@ -104,8 +104,12 @@ def test_clients_killed_while_they_allocate_leave_nothing(
     with Client(server.url) as client:
         for _ in range(5):
             process = start(actor, server, "allocates")
-            granted = client.top().counters.granted
-            wait_until(lambda before=granted: client.top().counters.granted > before + 3, "it allocates")
+            enough = client.top().counters.granted + 3
+
+            def allocating(least: int = enough) -> bool:
+                return client.top().counters.granted > least
+
+            wait_until(allocating, "it allocates")
             process.kill()
         wait_until(lambda: not client.top().leases and not client.top().queue, "all are reclaimed", 6)
         assert client.top().devices[0].slots_used == 0
