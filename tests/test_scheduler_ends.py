@@ -11,9 +11,11 @@ from remotegpu_server.scheduler import (
     CallEnded,
     CallStarted,
     Cancel,
+    Configure,
     Counters,
     Dealloc,
     Device,
+    DeviceFailed,
     DeviceLost,
     DeviceReady,
     DeviceView,
@@ -24,6 +26,7 @@ from remotegpu_server.scheduler import (
     Grant,
     LeaseView,
     Quota,
+    Refuse,
     Release,
     Released,
     Renew,
@@ -35,7 +38,6 @@ from remotegpu_server.scheduler import (
     WaiterView,
     Why,
 )
-from remotegpu_server.scheduler.deadlines import Deadlines, Timed
 from tests.fixtures.scheduling import busy, make, nowait
 
 
@@ -183,6 +185,18 @@ def test_what_is_due_happens_before_any_event(event: Event) -> None:
     assert scheduler.snapshot(20).counters.expired == 1
 
 
+@pytest.mark.parametrize("event", [CallEnded("b"), DeviceLost(9), Configure(policy="none")])
+def test_what_is_due_is_not_lost_if_the_event_is_refused(event: Event) -> None:
+    scheduler = make(2)
+    nowait(scheduler, "a", idle_ttl=10)
+    nowait(scheduler, "b")
+    with pytest.raises((ValueError, KeyError)):
+        scheduler.handle(event, 20)
+    assert scheduler.lookup("a") == Ended("idle")
+    assert scheduler.handle(Tick(), 20) == [Release("a", (0,), "idle")]
+    assert scheduler.handle(Tick(), 20) == []
+
+
 def test_a_lease_may_have_no_end() -> None:
     scheduler = make(1)
     nowait(scheduler, "a", idle_ttl=math.inf, hard_ttl=math.inf)
@@ -235,6 +249,43 @@ def test_a_lease_that_ends_on_a_lost_device_needs_no_confirmation_there() -> Non
     assert scheduler.handle(Tick(), 30) == [Release("b", (), "idle")]
     assert scheduler.lookup("b") == Ended("idle")
     assert [lease.key for lease in scheduler.snapshot(0).leases] == ["a"]
+
+
+def test_a_failed_device_ends_its_leases_on_all_their_devices() -> None:
+    scheduler = Scheduler([Device(i, "GPU", "", 100, 2) for i in (4, 6, 8)])
+    nowait(scheduler, "gang", gpus=2)  # on 4 and 6
+    nowait(scheduler, "other")  # on 8
+    nowait(scheduler, "calls")  # on 4
+    scheduler.handle(CallStarted("calls"), 1)
+    nowait(scheduler, "over", 1)  # on 6
+    assert scheduler.handle(Dealloc("over"), 1) == [Release("over", (6,), "dealloc")]
+    assert scheduler.handle(Alloc("waits", Request("t", gpus=3), math.inf), 2) == []
+    assert scheduler.handle(DeviceFailed(4), 3) == [
+        Release("gang", (6,), "device"),
+        Release("calls", (), "device"),
+    ]
+    assert scheduler.lookup("gang") == scheduler.lookup("calls") == Ended("device", 4)
+    assert scheduler.handle(CallEnded("calls"), 3) == []
+    assert scheduler.handle(DeviceFailed(4), 3) == []
+    assert scheduler.next_wakeup() == 30  # "other" lives on
+    assert scheduler.handle(Released("gang", 6), 4) == []
+    assert nowait(scheduler, "gang", 4) == [Refuse("gang", Ended("device", 4))]
+    snapshot = scheduler.snapshot(4)
+    assert [view.state for view in snapshot.devices] == ["lost", "reserved", "reserved"]
+    counters = snapshot.counters
+    assert (counters.failed, counters.deallocated, counters.lost, counters.granted) == (2, 1, 1, 4)
+    assert scheduler.handle(DeviceReady(4), 5) == [Grant("waits", (8, 4, 6))]
+
+
+def test_leases_end_on_a_device_that_was_lost_before_it_failed() -> None:
+    scheduler = make(1)
+    nowait(scheduler, "a")
+    scheduler.handle(DeviceLost(0), 1)
+    assert scheduler.handle(DeviceFailed(0), 2) == [Release("a", (), "device")]
+    assert scheduler.snapshot(2).counters == Counters(requested=1, granted=1, failed=1, lost=1)
+    assert scheduler.snapshot(2).leases == ()
+    with pytest.raises(KeyError):
+        scheduler.handle(DeviceFailed(1), 2)
 
 
 # ---- estimates --------------------------------------------------------------------------------------------
@@ -324,89 +375,3 @@ def test_a_snapshot_tells_everything() -> None:
     )
     late = scheduler.snapshot(99)  # nothing was handled since, so nothing has ended
     assert (late.leases[0].ttl_left, late.queue[0].time_left) == (0, 0)
-
-
-# ---- the heap of deadlines --------------------------------------------------------------------------------
-
-
-def test_deadlines_move_and_come_in_order() -> None:
-    deadlines: Deadlines[Timed] = Deadlines()
-    assert not deadlines.due(0)
-    assert (deadlines.next(), deadlines.pop(0)) == (None, None)
-    first, second, third, dropped, equal = items = [Timed() for _ in range(5)]
-    for item in items:
-        deadlines.set(item, 5)
-    deadlines.set(first, 9)  # later
-    deadlines.set(third, 3)  # earlier
-    deadlines.drop(dropped)
-    assert dropped.due == math.inf
-    assert deadlines.next() == 3
-    assert not deadlines.due(2)
-    assert deadlines.pop(2) is None
-    assert [deadlines.pop(9) for _ in range(5)] == [third, second, equal, first, None]
-    deadlines.set(first, 4)
-    deadlines.set(first, math.inf)
-    assert deadlines.due(4)  # may have come: the entry is still there
-    assert deadlines.pop(4) is None
-    assert len(deadlines) == 0
-    deadlines.drop(first)  # was not in it
-    deadlines.set(first, 6)
-    assert deadlines.pop(6) is first
-    deadlines.set(first, 7)
-    assert deadlines.next() == 7
-
-
-def drop(deadlines: Deadlines[Timed], item: Timed) -> None:
-    deadlines.drop(item)
-
-
-def suspend(deadlines: Deadlines[Timed], item: Timed) -> None:
-    deadlines.set(item, -1)
-    deadlines.set(item, math.inf)
-    deadlines.next()
-    deadlines.drop(item)
-
-
-def hasten(deadlines: Deadlines[Timed], item: Timed) -> None:
-    for due in range(10, 0, -1):
-        deadlines.set(item, due)
-    deadlines.drop(item)
-
-
-def overtake(deadlines: Deadlines[Timed], item: Timed) -> None:
-    deadlines.set(item, -1)
-    deadlines.drop(item)
-    deadlines.next()
-
-
-def test_meaningless_deadlines_do_not_pile_up() -> None:
-    """Whatever made them meaningless, and however many were swept out or came to the top before."""
-    deadlines: Deadlines[Timed] = Deadlines()
-    kept = [Timed() for _ in range(100)]
-    for due, item in enumerate(kept):
-        deadlines.set(item, due)
-    for use in (drop, suspend, overtake, hasten, drop):
-        for due in range(2000):
-            item = Timed()
-            deadlines.set(item, due)
-            use(deadlines, item)
-            assert len(deadlines) <= 2 * len(kept) + 1
-        assert deadlines.next() == 0
-    assert [deadlines.pop(100) for _ in range(101)] == [*kept, None]
-
-
-def test_sweeps_are_as_rare_as_the_living_are_many() -> None:
-    """So the cost of a sweep, shared among those that it sweeps out, is constant."""
-    deadlines: Deadlines[Timed] = Deadlines()
-    for _ in range(100):
-        deadlines.set(Timed(), 1)
-    for use in (overtake, suspend):
-        for _ in range(200):
-            use(deadlines, Timed())
-    sizes = []
-    for _ in range(3 * 101):
-        item = Timed()
-        deadlines.set(item, 2)
-        deadlines.drop(item)
-        sizes.append(len(deadlines))
-    assert sizes == [*range(101, 201), 100] * 3

@@ -2,73 +2,126 @@
 # SPDX-License-Identifier: Apache-2.0
 """All rules of the scheduler together: random events, and after each step the comparison with a plain model.
 
-Each step must have exactly the effects that the model predicts; the invariants are then checked on what both
-agree about.
+Each step must have exactly the effects that the model predicts, and leave the indexes as they should be; the
+invariants are then checked on what both agree about.
 """
 
 import math
+from collections import Counter
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from remotegpu_server.scheduler import (
+    POLICIES,
     Alloc,
     CallEnded,
     CallStarted,
     Cancel,
+    Configure,
     Dealloc,
     Device,
+    DeviceFailed,
     DeviceLost,
     DeviceReady,
     Ended,
     Event,
+    Finish,
     Free,
+    Grant,
     LeaseView,
+    Load,
+    Quota,
+    Refuse,
+    Release,
     Released,
     Renew,
     Request,
     Scheduler,
+    Snapshot,
     Tick,
+    Warm,
 )
-from tests.fixtures.scheduler_model import Model, plain
-
-# Times are exact in binary, so that things happen at the very same time. Pauses are mostly none: else all is idle.
-PAUSES = st.sampled_from([0.0] * 8 + [0.25, 0.25, 0.5, 0.5, 1.0, 3.0, 12.0])
-REQUESTS = st.builds(
-    Request,
-    tenant=st.just("tenant"),
-    gpus=st.sampled_from([1, 1, 1, 1, 1, 2, 2, 3]),
-    memory=st.sampled_from([0, 0, 0, 2, 3, 4, 6, 8]),
-    exclusive=st.sampled_from([False, False, False, True]),
-    idle_ttl=st.sampled_from([3.0, 30.0, 30.0, math.inf]),
-    hard_ttl=st.sampled_from([None, None, None, 2.0, 20.0]),
-)
-DEVICES = st.lists(st.tuples(st.integers(5, 8), st.integers(1, 3)), min_size=1, max_size=4)
-NUMBERS = st.integers(0, 50)
+from remotegpu_server.scheduler.answers import counter
+from tests.fixtures.scheduler_model import Model
+from tests.fixtures.scheduler_recount import limited, recount
+from tests.fixtures.scheduler_strategies import DEVICES, NUMBERS, PAUSES, QUOTA, REQUESTS, SETTINGS, TENANTS
 
 
 class SchedulerMachine(RuleBasedStateMachine):
+    policy = "round-robin"  # at first
+
     @initialize(
         devices=DEVICES,
         patience=st.sampled_from([0.0, 0.5, 2.0, math.inf]),
         queue_limit=st.sampled_from([6, 6, 6, 6, 2, 0]),
         remembered=st.sampled_from([100, 3, 0]),
+        quotas=st.dictionaries(st.sampled_from(TENANTS[:3]), QUOTA),
+        default=QUOTA,
     )
-    def begin(self, devices: list[tuple[int, int]], patience: float, queue_limit: int, remembered: int) -> None:
-        offered = [Device(i, "GPU", f"uuid-{i}", memory, slots) for i, (memory, slots) in enumerate(devices)]
-        self.model = Model(offered, patience, queue_limit, remembered)
-        self.scheduler = Scheduler(offered, queue_limit=queue_limit, gang_patience=patience, remembered=remembered)
+    def begin(
+        self,
+        devices: list[tuple[int, int]],
+        patience: float,
+        queue_limit: int,
+        remembered: int,
+        quotas: dict[str, Quota],
+        default: Quota,
+    ) -> None:
+        indices = range(3, 3 + 2 * len(devices), 2)  # they need be neither positions nor in order
+        offered = {i: Device(i, "GPU", f"uuid-{i}", *sizes) for i, sizes in zip(indices, devices, strict=True)}
+        self.model = Model(offered, self.policy, patience, queue_limit, remembered, quotas, default)
+        self.scheduler = Scheduler(
+            list(reversed(offered.values())),
+            policy=POLICIES[self.policy](),
+            queue_limit=queue_limit,
+            gang_patience=patience,
+            remembered=remembered,
+            quotas=quotas,
+            default_quota=default,
+        )
         self.answers: dict[str, list[str]] = {}  # each new request, and what it was told
+        self.asked: dict[str, Request] = {}
+        self.tally: Counter[str] = Counter()
         self.now = 0.0
 
     def send(self, event: Event, pause: float = 0.0) -> None:
         self.now += pause
         effects = self.scheduler.handle(event, self.now)
         expected = self.model.step(event, self.now, [effect.key for effect in effects])
-        assert [plain(effect) for effect in effects] == expected
+        assert effects == expected
         for effect in effects:
             self.answers[effect.key].append(type(effect).__name__)
+            if isinstance(effect, Refuse):
+                self.tally[counter(effect.reason)] += 1
+            elif isinstance(effect, Release):
+                self.tally[effect.why] += 1
+            elif self.answers[effect.key] == ["Grant"]:
+                self.nothing_is_given_twice(effect)
+                self.nobody_was_passed_by_the_like(effect)
+        recount(self.scheduler, self.model)
+
+    def nothing_is_given_twice(self, grant: Grant) -> None:
+        """Slots may be fewer than leases, if they were there before; but no lease comes on top."""
+        if held := self.model.held.get(grant.key):
+            assert len(set(grant.devices)) == held.request.gpus
+            for device in held.places:
+                users = self.model.users(device)
+                assert len(users) <= self.model.devices[device].slots
+                assert len(users) == 1 or not any(user.exclusive for user in users)
+
+    def nobody_was_passed_by_the_like(self, grant: Grant) -> None:
+        """None who came first asks for the same or less, if nothing but the quota tells them apart."""
+        granted, arrival = self.asked[grant.key], int(grant.key[1:])
+        for waiting in self.model.queue:
+            request = waiting.request
+            if request.priority < granted.priority or int(waiting.key[1:]) > arrival:
+                continue
+            alike = (request.gpus, request.exclusive) == (granted.gpus, granted.exclusive)
+            unlimited = not limited(self.model, request.tenant) and self.model.policy != "fair"
+            if alike and request.memory <= granted.memory and (request.tenant == granted.tenant or unlimited):
+                raise AssertionError(f"{grant.key} was served before {waiting.key}")
 
     def active(self) -> list[str]:
         return list(self.model.active())
@@ -76,16 +129,32 @@ class SchedulerMachine(RuleBasedStateMachine):
     def waiting(self) -> list[str]:
         return [waiting.key for waiting in self.model.queue]
 
+    def device_at(self, number: int) -> int:
+        return list(self.model.devices)[number % len(self.model.devices)]
+
     # ---- events ----
 
-    def ask(self, request: Request, wait_until: float | None, pause: float) -> None:
+    def ask(self, request: Request, wait_until: float | None, pause: float = 0.0) -> None:
         key = f"k{len(self.answers)}"
-        self.answers[key] = []
+        self.answers[key], self.asked[key] = [], request
         self.send(Alloc(key, request, wait_until), pause)
 
     @rule(request=REQUESTS, pause=PAUSES)
-    def alloc_nowait(self, request: Request, pause: float) -> None:
-        self.ask(request, None, pause)
+    def explain_and_alloc_nowait(self, request: Request, pause: float) -> None:
+        """What is explained is what is answered then, and explaining changes nothing."""
+        self.send(Tick(), pause)
+        before = self.scheduler.snapshot(self.now)
+        told = self.scheduler.explain(request)
+        assert self.scheduler.explain(request) == told
+        assert self.scheduler.snapshot(self.now) == before
+        fitting = self.model.fitting(request) - self.model.kept
+        assert {verdict.device: not verdict.why for verdict in told.verdicts} == {
+            device: device in fitting for device in self.model.devices
+        }
+        key = f"k{len(self.answers)}"
+        self.ask(request, None)
+        (answer,) = self.model.out
+        assert answer == (Grant(key, told.devices) if told.reason is None else Refuse(key, told.reason))
 
     @rule(
         requests=st.lists(REQUESTS, min_size=1, max_size=4),
@@ -103,39 +172,32 @@ class SchedulerMachine(RuleBasedStateMachine):
         if keys:
             key = keys[number % len(keys)]
             before = list(self.answers[key])
-            self.send(Alloc(key, Request("tenant"), None))
+            self.send(Alloc(key, Request("a"), None))
             self.answers[key] = before  # a duplicate's answer is not a second answer
 
-    @precondition(lambda self: self.active())
-    @rule(event=st.sampled_from([Dealloc, Cancel]), number=NUMBERS, confirm=st.booleans(), pause=PAUSES)
+    @rule(event=st.sampled_from([Dealloc, Cancel, Finish]), number=NUMBERS, confirm=st.booleans(), pause=PAUSES)
     def give_back(self, event: type[Dealloc], number: int, confirm: bool, pause: float) -> None:
-        key = self.active()[number % len(self.active())]
-        devices = self.model.held[key].devices
-        self.send(event(key), pause)
-        for device in devices if confirm else ():
-            self.send(Released(key, device))
+        if active := self.active():
+            key = active[number % len(active)]
+            devices = self.model.held[key].devices
+            self.send(event(key), pause)
+            for device in devices if confirm else ():
+                self.send(Released(key, device))
 
-    @precondition(lambda self: self.active())
-    @rule(event=st.sampled_from([CallStarted, CallStarted, Renew]), number=NUMBERS, pause=PAUSES)
-    def use(self, event: type[CallStarted], number: int, pause: float) -> None:
-        self.send(event(self.active()[number % len(self.active())]), pause)
+    @rule(event=st.sampled_from([CallStarted, CallEnded, Renew]), number=NUMBERS, pause=PAUSES)
+    def use(self, event: type[CallStarted | CallEnded], number: int, pause: float) -> None:
+        keys = [key for key, held in self.model.active().items() if held.running or event is not CallEnded]
+        self.send(event(keys[number % len(keys)]) if keys else Tick(), pause)
 
-    @precondition(lambda self: any(held.running for held in self.model.active().values()))
-    @rule(number=NUMBERS, pause=PAUSES)
-    def call_ended(self, number: int, pause: float) -> None:
-        running = [key for key, held in self.model.active().items() if held.running]
-        self.send(CallEnded(running[number % len(running)]), pause)
-
-    @precondition(lambda self: self.model.queue)
     @rule(event=st.sampled_from([Dealloc, Cancel]), number=NUMBERS, pause=PAUSES)
     def leave_the_queue(self, event: type[Dealloc], number: int, pause: float) -> None:
-        self.send(event(self.waiting()[number % len(self.waiting())]), pause)
+        keys = self.waiting()
+        self.send(event(keys[number % len(keys)]) if keys else Tick(), pause)
 
-    @rule(event=st.sampled_from([Dealloc, Cancel, Renew]), number=NUMBERS)
+    @rule(event=st.sampled_from([Dealloc, Cancel, Renew, Finish]), number=NUMBERS)
     def about_any_key(self, event: type[Dealloc], number: int) -> None:
         self.send(event(f"k{number}"))
 
-    @precondition(lambda self: self.model.held)
     @rule(number=NUMBERS, too_soon=st.sampled_from([False, False, False, True]), pause=PAUSES)
     def released(self, number: int, too_soon: bool, pause: float) -> None:
         outstanding = [
@@ -146,9 +208,23 @@ class SchedulerMachine(RuleBasedStateMachine):
         ]
         self.send(outstanding[number % len(outstanding)] if outstanding else Tick(), pause)
 
-    @rule(event=st.sampled_from([DeviceReady, DeviceReady, DeviceLost]), number=NUMBERS, pause=PAUSES)
+    @rule(
+        event=st.sampled_from([DeviceReady, DeviceReady, DeviceReady, DeviceLost, DeviceFailed]),
+        number=NUMBERS,
+        pause=PAUSES,
+    )
     def device(self, event: type[DeviceLost], number: int, pause: float) -> None:
-        self.send(event(number % len(self.model.devices)), pause)
+        self.send(event(self.device_at(number)), pause)
+
+    @rule(number=NUMBERS, load=st.sampled_from([0.0, 0.04, 0.05, 0.5, 1.0]), model=st.sampled_from(["m", "n"]))
+    def measure(self, number: int, load: float, model: str) -> None:
+        device = self.device_at(number)
+        self.send(Load({device: load, self.device_at(number + 1): 0.25}))
+        self.send(Warm(device, model, number % 4 > 0))
+
+    @rule(event=SETTINGS, pause=PAUSES)
+    def configure(self, event: Configure, pause: float) -> None:
+        self.send(event, pause)
 
     @rule(pause=PAUSES)
     def tick(self, pause: float) -> None:
@@ -159,71 +235,99 @@ class SchedulerMachine(RuleBasedStateMachine):
     # ---- what always holds ----
 
     @invariant()
-    def devices_are_never_overcommitted(self) -> None:
-        views = self.scheduler.snapshot(self.now).devices
-        reserved = self.model.reserved()
-        for index, view in enumerate(views):
-            users = self.model.on(index)
-            assert len(users) == view.leases <= view.device.slots
+    def all_that_always_holds(self) -> None:
+        snapshot = self.scheduler.snapshot(self.now)
+        self.devices_are_never_overcommitted(snapshot)
+        self.quotas_are_kept()
+        self.gangs_are_whole()
+        self.nobody_waits_who_could_be_served()
+        self.devices_are_kept_for_a_reason()
+        self.each_request_is_answered_once_or_waits(snapshot)
+        self.counters_add_up(snapshot)
+        self.the_next_wakeup_is_the_next_deadline()
+        self.every_key_can_be_looked_up()
+
+    def devices_are_never_overcommitted(self, snapshot: Snapshot) -> None:
+        assert (snapshot.policy, snapshot.slots) == (self.model.policy, self.model.most_slots)
+        assert snapshot.free == self.model.free()
+        for view in snapshot.devices:
+            index = view.device.index
+            users = self.model.users(index)
+            assert len(users) == view.leases
             assert sum(user.memory for user in users) <= view.used_memory <= view.device.memory
             assert view.exclusive == any(user.exclusive for user in users)
             assert not view.exclusive or len(users) == 1
             assert view.used_slots == (view.device.slots if view.exclusive else len(users))
             lost = index in self.model.lost
-            assert view.state == ("lost" if lost else "reserved" if index in reserved else "ready")
+            assert view.state == ("lost" if lost else "reserved" if index in self.model.kept else "ready")
 
-    @invariant()
+    def quotas_are_kept(self) -> None:
+        for tenant in TENANTS:
+            used, quota = self.model.used(tenant), self.model.quota(tenant)
+            for what, amount in used.items():
+                limit = getattr(quota, what)
+                assert limit is None or amount <= limit
+
     def gangs_are_whole(self) -> None:
         for held in self.model.active().values():
             assert len(set(held.devices)) == held.request.gpus == len(held.places)
 
-    @invariant()
     def nobody_waits_who_could_be_served(self) -> None:
-        queue, reserved = self.model.queue, self.model.reserved()
-        for waiting in queue:
-            barred = set() if waiting is queue[0] else reserved
-            assert len(self.model.fitting(waiting.request) - barred) < waiting.request.gpus
+        for waiting in self.model.queue:
+            kept = set() if waiting is self.model.head else self.model.kept
+            enough = len(self.model.fitting(waiting.request) - kept) >= waiting.request.gpus
+            assert not enough or self.model.exceeded(waiting.request)
 
-    @invariant()
-    def each_request_is_answered_once_or_waits(self) -> None:
-        waiting = [waiter.key for waiter in self.scheduler.snapshot(self.now).queue]
-        assert waiting == [waiter.key for waiter in self.model.queue]
+    def devices_are_kept_for_a_reason(self) -> None:
+        """For the first one whom no quota keeps waiting, whose patience is over; and no device that is no use to it."""
+        order = [waiting for waiting in self.model.order() if not self.model.exceeded(waiting.request)]
+        if not order or self.now - order[0].since < self.model.patience:
+            assert not self.model.kept
+            return
+        request, devices = order[0].request, self.model.devices
+        useful = {i for i, device in devices.items() if device.memory >= request.memory} - self.model.lost
+        assert self.model.kept <= useful
+        assert len(self.model.kept) >= min(request.gpus, len(useful))
+
+    def each_request_is_answered_once_or_waits(self, snapshot: Snapshot) -> None:
+        waiting = [waiter.key for waiter in snapshot.queue]
+        assert waiting == [waiter.key for waiter in self.model.order()]
         assert all(waiter.until > self.now for waiter in self.model.queue)
-        counters = self.scheduler.snapshot(self.now).counters
         silent = [key for key, told in self.answers.items() if not told]
         assert set(waiting) <= set(silent)
-        assert len(silent) == len(waiting) + counters.abandoned
+        assert len(silent) == len(waiting) + snapshot.counters.abandoned
         allowed: tuple[list[str], ...] = ([], ["Grant"], ["Grant", "Release"], ["Refuse"])
         assert all(told in allowed for told in self.answers.values())
 
-    @invariant()
-    def counters_add_up(self) -> None:
-        count = self.scheduler.snapshot(self.now).counters
+    def counters_add_up(self, snapshot: Snapshot) -> None:
+        count, tally = snapshot.counters, self.tally
         refused = count.refused_busy + count.refused_impossible + count.refused_timeout + count.refused_full
         answered = count.granted + refused + count.refused_ended + count.abandoned
         assert count.requested == answered + len(self.model.queue)
-        told = [answer for answers in self.answers.values() for answer in answers]
-        assert (count.granted, refused) == (told.count("Grant"), told.count("Refuse"))
-        over = count.deallocated + count.expired + count.cancelled
-        assert over == told.count("Release") == count.granted - len(self.model.active())
+        told = Counter(answer for answers in self.answers.values() for answer in answers)
+        assert (count.granted, refused) == (told["Grant"], told["Refuse"])
+        over = count.deallocated + count.expired + count.cancelled + count.failed
+        assert over == count.granted - len(self.model.active())
+        assert (count.expired, count.cancelled) == (tally["idle"] + tally["hard_cap"], tally["cancelled"])
+        assert count.failed == tally["device"]
+        for name in ("busy", "impossible", "timeout", "full", "ended"):
+            assert getattr(count, f"refused_{name}") == tally[f"refused_{name}"]
 
-    @invariant()
     def the_next_wakeup_is_the_next_deadline(self) -> None:
         deadlines = [held.ends()[0] for held in self.model.active().values()]
         deadlines += [waiting.until for waiting in self.model.queue]
         finite = [deadline for deadline in deadlines if deadline < math.inf]
         assert self.scheduler.next_wakeup() == min(finite, default=None)
 
-    @invariant()
     def every_key_can_be_looked_up(self) -> None:
         for key in self.answers:
             found, held = self.scheduler.lookup(key), self.model.held.get(key)
-            why = self.model.known(key)
-            if held and why is None:
+            if held and held.why is None:
                 assert isinstance(found, LeaseView)
                 assert (found.devices, found.calls_running) == (held.devices, held.running)
             else:
-                assert found == (None if why is None else Ended(why))
+                assert found == self.model.known(key)
+                assert found is None or isinstance(found, Ended)
 
     def teardown(self) -> None:
         """When all have left and all memory is confirmed free, everything can be had again."""
@@ -234,13 +338,36 @@ class SchedulerMachine(RuleBasedStateMachine):
         for key, held in list(self.model.held.items()):
             for device in list(held.places):
                 self.send(Released(key, device))
-        for device in range(len(self.model.devices)):
-            self.send(DeviceReady(device))
-        devices, memories = self.model.devices, [device.memory for device in self.model.devices]
-        everything = Free(len(devices), sum(device.slots for device in devices), max(memories))
+        for index in self.model.devices:
+            self.send(DeviceReady(index))
+        devices = self.model.devices.values()
+        everything = Free(len(devices), sum(device.slots for device in devices), max(d.memory for d in devices))
         snapshot = self.scheduler.snapshot(self.now)
         assert (snapshot.free, snapshot.leases, snapshot.queue) == (everything, (), ())
+        assert all((usage.leases, usage.gpus, usage.memory) == (0, 0, 0) for usage in snapshot.tenants)
 
 
-TestScheduler = SchedulerMachine.TestCase
-TestScheduler.settings = settings(max_examples=200, stateful_step_count=50, deadline=None, derandomize=True)
+class LeastLoadedMachine(SchedulerMachine):
+    policy = "least-loaded"
+
+
+class BestFitMachine(SchedulerMachine):
+    policy = "best-fit"
+
+
+class StickyMachine(SchedulerMachine):
+    policy = "sticky"
+
+
+class FairMachine(SchedulerMachine):
+    policy = "fair"
+
+
+TestRoundRobin = SchedulerMachine.TestCase
+TestLeastLoaded = LeastLoadedMachine.TestCase
+TestBestFit = BestFitMachine.TestCase
+TestSticky = StickyMachine.TestCase
+TestFair = FairMachine.TestCase
+RUN = settings(max_examples=500, stateful_step_count=25, deadline=None, derandomize=True)
+for machine in (SchedulerMachine, LeastLoadedMachine, BestFitMachine, StickyMachine, FairMachine):
+    machine.TestCase.settings = RUN

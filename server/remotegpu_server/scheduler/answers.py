@@ -1,14 +1,27 @@
 # SPDX-FileCopyrightText: 2026 The remotegpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""What those are told who get nothing: why, how long it may take, and what there is instead."""
+"""What those are told who get nothing: why, how long it may take, and what there is instead; and which counter counts
+what."""
 
-from .events import Busy, Impossible, OverQuota, QueueFull, Reason, TimedOut
-from .model import Ended, Free, Request
+from collections.abc import Callable, Mapping
+
+from .events import Busy, Explanation, Impossible, OverQuota, QueueFull, Reason, TimedOut
+from .model import Ended, Free, Request, Why
 from .outlook import HeldTimes, retry_after
 from .pool import Pool
 from .queue import Queue
 from .tenants import Tenants
 
+Choice = Callable[[Request], tuple[int, ...] | None]
+"""The positions that a request would get, `None` if it does not fit."""
+
+ENDINGS: Mapping[Why, str] = {
+    "dealloc": "deallocated",
+    "idle": "expired",
+    "hard_cap": "expired",
+    "cancelled": "cancelled",
+    "device": "failed",
+}
 _COUNTERS: dict[type[Reason], str] = {
     Busy: "refused_busy",
     OverQuota: "refused_busy",
@@ -49,6 +62,15 @@ class Answers:
         """To one who has waited."""
         over = self._over_quota(request, waited, queue)
         return over or TimedOut(waited, len(queue), *self._outlook(request, queue))
+
+    def explanation(self, request: Request, choice: Choice, queue: Queue) -> Explanation:
+        """What one who does not wait would be told, and why."""
+        reason: Reason | None = self.never(request)
+        positions = None if reason else choice(request)
+        if positions is None:
+            reason = reason or self.busy(request, queue)
+        devices = tuple(self._pool.devices[at].device.index for at in positions or ())
+        return Explanation(reason, devices, tuple(self._pool.verdict(member, request) for member in self._pool))
 
     def _over_quota(self, request: Request, waited: float, queue: Queue) -> OverQuota | None:
         exceeded = self._tenants.exceeded(request)

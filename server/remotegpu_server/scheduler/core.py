@@ -19,11 +19,10 @@ A lease that has ended keeps its places until each worker has confirmed that the
 """
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .answers import Answers, counter
+from .answers import ENDINGS, Answers, counter
 from .deadlines import Deadlines
 from .events import (
     Alloc,
@@ -49,7 +48,7 @@ from .events import (
     Tick,
     Warm,
 )
-from .leases import Lease
+from .leases import Lease, Leases
 from .model import Counters, Device, Ended, LeaseView, Quota, Request, Snapshot, Why
 from .outlook import HeldTimes
 from .policies import POLICIES, Policy, RoundRobin
@@ -57,14 +56,6 @@ from .pool import Pool, PooledDevice
 from .queue import Queue, Waiter
 from .tenants import Tenants
 from .turns import Turns
-
-_ENDINGS: dict[Why, str] = {
-    "dealloc": "deallocated",
-    "idle": "expired",
-    "hard_cap": "expired",
-    "cancelled": "cancelled",
-    "device": "failed",
-}
 
 
 class Scheduler:
@@ -94,14 +85,12 @@ class Scheduler:
         default_quota: Quota | None = None,
     ) -> None:
         self._pool = Pool(devices)
-        self._leases: dict[str, Lease] = {}  # active and releasing
+        self._leases = Leases(remembered)
         self._tenants = Tenants(quotas or {}, default_quota or Quota())
         self._turns = Turns(self._pool, self._tenants, Queue(queue_limit), gang_patience)
         self._held = HeldTimes()
         self._answers = Answers(self._pool, self._tenants, self._held)
         self._deadlines: Deadlines[Lease | Waiter] = Deadlines()
-        self._ended: OrderedDict[str, Ended] = OrderedDict()
-        self._remembered = remembered
         self._counts = dict.fromkeys(Counters.__slots__, 0)
         self._now = -math.inf
         self._grew = False  # capacity came free, or the order changed: somebody who waits may fit now
@@ -122,7 +111,7 @@ class Scheduler:
             Load: self._on_load,
             Warm: self._on_warm,
             Configure: self._on_configure,
-            Tick: self._on_tick,
+            Tick: lambda _: None,  # what is due has happened before any event
         }
 
     def __repr__(self) -> str:
@@ -138,17 +127,17 @@ class Scheduler:
         """Take one event at time `now` and answer what is to be done, in order. `now` must never go back.
 
         Raises `KeyError` for a device that was never declared, and `ValueError` when a call of an active
-        lease ends that never started, or for settings that make no sense: all are faults of the caller.
+        lease ends that never started, or for settings that make no sense: all are faults of the caller. What was
+        due by then has happened all the same, and the next event answers it.
         """
         self._now = now
-        effects: list[Effect] = []
-        self._effects = effects
         if self._deadlines.due(now):
             self._expire()
         self._turns.keep(now)  # the head's patience may have run out by now
         self._handlers[type(event)](event)
         if self._grew:
             self._serve()
+        effects, self._effects = self._effects, []
         return effects
 
     def next_wakeup(self) -> float | None:
@@ -160,22 +149,11 @@ class Scheduler:
 
     def lookup(self, key: str) -> LeaseView | Ended | None:
         """The lease as of the last event; `None` if it was never granted or ended too long ago."""
-        lease = self._leases.get(key)
-        if lease is None:
-            return self._ended.get(key)
-        return lease.view(self._now) if lease.why is None else Ended(lease.why, lease.failed)
+        return self._leases.lookup(key, self._now)
 
     def explain(self, request: Request) -> Explanation:
         """What an `Alloc` that does not wait would be answered now, and why. Changes nothing."""
-        reason: Reason | None = self._answers.never(request)
-        devices: tuple[int, ...] = ()
-        if reason is None:
-            positions = self._choice(request)
-            devices = tuple(self._pool.devices[at].device.index for at in positions or ())
-            if positions is None:
-                reason = self._answers.busy(request, self._turns.queue)
-        verdicts = tuple(self._pool.verdict(member, request) for member in self._pool)
-        return Explanation(reason, devices, verdicts)
+        return self._answers.explanation(request, self._choice, self._turns.queue)
 
     def snapshot(self, now: float) -> Snapshot:
         """Everything at time `now`, which must not go back. Takes time in proportion to devices, leases and waiters."""
@@ -186,7 +164,7 @@ class Scheduler:
             policy=self._policy.name,
             slots=self._pool.most_slots,
             devices=tuple(device.view(device.position in reserved) for device in self._pool),
-            leases=tuple(lease.view(now) for lease in self._leases.values()),
+            leases=tuple(lease.view(now) for lease in self._leases),
             queue=tuple(waiter.view(place, now) for place, waiter in enumerate(self._turns.queue, 1)),
             queue_limit=self._turns.queue.limit,
             free=self._pool.free(),
@@ -209,7 +187,9 @@ class Scheduler:
         never = known or self._answers.never(request)
         if never:
             self._refuse(key, never)
-        elif not self._place(key, request):
+        elif self._place(key, request):
+            self._grew = self._turns.granted(request)
+        else:
             self._wait_or_refuse(event)
 
     def _wait_or_refuse(self, event: Alloc) -> None:
@@ -232,10 +212,10 @@ class Scheduler:
         self._give_up(event.key, "dealloc")
 
     def _on_finish(self, event: Finish) -> None:
-        if lease := self._active(event.key):
+        if lease := self._leases.active(event.key):
             self._deadlines.drop(lease)
             lease.why, lease.outstanding = "dealloc", len(lease.devices)
-            self._counts[_ENDINGS[lease.why]] += 1
+            self._counts[ENDINGS[lease.why]] += 1
             for index in lease.devices:
                 self._confirm(lease, self._pool[index])
 
@@ -243,23 +223,23 @@ class Scheduler:
         if key in self._turns.queue:
             self._deadlines.drop(self._leave(key))
             self._counts["abandoned"] += 1
-        elif lease := self._active(key):
+        elif lease := self._leases.active(key):
             self._end(lease, why)
 
     # ---- calls ----------------------------------------------------------------------------------------
 
     def _on_renew(self, event: Renew) -> None:
-        if lease := self._active(event.key):
+        if lease := self._leases.active(event.key):
             self._restart_idle_clock(lease)
 
     def _on_call_started(self, event: CallStarted) -> None:
-        if lease := self._active(event.key):
+        if lease := self._leases.active(event.key):
             lease.calls_running += 1
             lease.calls_made += 1
             self._deadlines.set(lease, lease.deadline)
 
     def _on_call_ended(self, event: CallEnded) -> None:
-        if lease := self._active(event.key):
+        if lease := self._leases.active(event.key):
             if not lease.calls_running:
                 raise ValueError(f"a call of lease {event.key!r} ended, but none is running")
             lease.calls_running -= 1
@@ -280,10 +260,11 @@ class Scheduler:
             for lease in device.releasing.values():
                 self._confirm(lease, device)
             device.releasing.clear()
+            self._grew = True  # what was kept there is kept elsewhere
 
     def _on_device_failed(self, event: DeviceFailed) -> None:
         self._on_device_lost(DeviceLost(event.device))
-        struck = [lease for lease in self._leases.values() if lease.why is None and event.device in lease.devices]
+        struck = [lease for lease in self._leases if lease.why is None and event.device in lease.devices]
         for lease in struck:
             lease.failed = event.device
             self._end(lease, "device")
@@ -292,6 +273,7 @@ class Scheduler:
         device = self._pool[event.device]
         if not device.ready:
             self._pool.regain(device)
+            self._turns.came_free(device)
             self._grew = True
 
     def _on_load(self, event: Load) -> None:
@@ -312,6 +294,8 @@ class Scheduler:
             self._follow(policy())
         if event.slots is not None:
             self._pool.set_slots(event.slots)
+            for device in self._pool:
+                self._turns.came_free(device)
         if event.queue_limit is not None:
             self._turns.queue.limit = event.queue_limit
         self._grew = True
@@ -320,9 +304,6 @@ class Scheduler:
         self._policy = policy
         self._pool.rank(policy.ranked)
         self._turns.reorder(policy.per_tenant)
-
-    def _on_tick(self, event: Tick) -> None:
-        """What is due has happened before any event."""
 
     # ---- decisions ------------------------------------------------------------------------------------
 
@@ -334,22 +315,20 @@ class Scheduler:
                 self._end(item, item.cause)
             else:
                 timed_out.append(self._leave(item.key))
-        if self._grew:
-            self._serve()
+        self._serve()
         for waiter in timed_out:
             waited = self._now - waiter.since
             self._refuse(waiter.key, self._answers.timed_out(waiter.request, waited, self._turns.queue))
 
     def _serve(self) -> None:
         """Grant whatever fits, in the order of the queue."""
-        while self._grew:
+        if self._grew:
             self._grew = False
             while (waiter := self._turns.next()) is not None:
+                placed = self._place(waiter.key, waiter.request)
+                assert placed, f"{waiter.request} fits by the indexes, but finds no place"
                 self._turns.leave(waiter.key)
                 self._deadlines.drop(waiter)
-                if not self._place(waiter.key, waiter.request):
-                    raise AssertionError(f"{waiter.request} fits by the indexes, but finds no place")
-            self._grew = self._turns.settle()
         self._turns.keep(self._now)
 
     def _choice(self, request: Request) -> tuple[int, ...] | None:
@@ -366,11 +345,12 @@ class Scheduler:
         for member in members:
             self._pool.take(member, request)
         devices = tuple(member.device.index for member in members)
-        self._leases[key] = lease = Lease(key, request, devices, granted=self._now, idle_since=self._now)
+        lease = Lease(key, request, devices, granted=self._now, idle_since=self._now)
         lease.slots, lease.expected = self._pool.slots_asked(request), self._held.mean or 0.0
         tenant = self._tenants[request.tenant]
         self._tenants.take(tenant, request, lease.slots, lease.expected)
         self._turns.queue.resort(tenant)
+        self._leases.add(lease)
         self._deadlines.set(lease, lease.deadline)
         self._counts["granted"] += 1
         self._effects.append(Grant(key, devices))
@@ -384,7 +364,7 @@ class Scheduler:
         """The lease is over; its places follow when the workers confirm, those of lost devices at once."""
         self._deadlines.drop(lease)
         lease.why, lease.outstanding = why, len(lease.devices)
-        self._counts[_ENDINGS[why]] += 1
+        self._counts[ENDINGS[why]] += 1
         devices = [self._pool[index] for index in lease.devices]
         ready = tuple(device.device.index for device in devices if device.ready)
         self._effects.append(Release(lease.key, ready, why))
@@ -401,21 +381,14 @@ class Scheduler:
         lease.outstanding -= 1
         if lease.outstanding or lease.why is None:
             return
-        del self._leases[lease.key]
+        self._leases.remove(lease, lease.why)
         held = self._now - lease.granted
         self._held.observe(held)
         tenant = self._tenants[lease.request.tenant]
         self._tenants.give(tenant, lease.request, lease.slots, held - lease.expected)
         self._turns.queue.resort(tenant)
-        self._ended[lease.key] = Ended(lease.why, lease.failed)
-        if len(self._ended) > self._remembered:
-            self._ended.popitem(last=False)
 
     # ---- small things ---------------------------------------------------------------------------------
-
-    def _active(self, key: str) -> Lease | None:
-        lease = self._leases.get(key)
-        return lease if lease is not None and lease.why is None else None
 
     def _leave(self, key: str) -> Waiter:
         waiter, first = self._turns.leave(key)

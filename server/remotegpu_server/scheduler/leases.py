@@ -1,12 +1,14 @@
 # SPDX-FileCopyrightText: 2026 The remotegpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""The life of one lease and its two clocks: idle (stands still while calls run) and hard cap."""
+"""The life of a lease and its two clocks: idle (stands still while calls run) and hard cap; and all of them by key."""
 
 import math
+from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .deadlines import Timed
-from .model import LeaseView, Request, Why
+from .model import Ended, LeaseView, Request, Why
 
 
 @dataclass(slots=True, eq=False)
@@ -65,3 +67,41 @@ class Lease(Timed):
             priority=self.request.priority,
             one_call=self.request.one_call,
         )
+
+
+class Leases:
+    """Those that hold something, by key, and how the last ones ended. `remembered`: how many of these."""
+
+    def __init__(self, remembered: int) -> None:
+        self._holding: dict[str, Lease] = {}  # active and releasing
+        self._ended: OrderedDict[str, Ended] = OrderedDict()
+        self._remembered = remembered
+
+    def __len__(self) -> int:
+        return len(self._holding)
+
+    def __iter__(self) -> Iterator[Lease]:
+        return iter(self._holding.values())
+
+    def add(self, lease: Lease) -> None:
+        """It was granted."""
+        self._holding[lease.key] = lease
+
+    def active(self, key: str) -> Lease | None:
+        """The lease if it is not over."""
+        lease = self._holding.get(key)
+        return lease if lease is not None and lease.why is None else None
+
+    def lookup(self, key: str, now: float) -> LeaseView | Ended | None:
+        """How it stands, or ended; `None` if it was never granted or ended too long ago."""
+        lease = self._holding.get(key)
+        if lease is None:
+            return self._ended.get(key)
+        return lease.view(now) if lease.why is None else Ended(lease.why, lease.failed)
+
+    def remove(self, lease: Lease, why: Why) -> None:
+        """It has ended and holds nothing any more."""
+        del self._holding[lease.key]
+        self._ended[lease.key] = Ended(why, lease.failed)
+        if len(self._ended) > self._remembered:
+            self._ended.popitem(last=False)

@@ -7,7 +7,7 @@ the pool, so that no choice costs more than the request has devices and the loga
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain, islice
+from itertools import islice
 from typing import Protocol
 
 from .model import Request
@@ -63,12 +63,9 @@ class RoundRobin:
     def _prefer(self, wanted: Iterable[int], pool: Pool, request: Request) -> tuple[int, ...]:
         """Those wanted that fit, and then whichever is next."""
         fitting = (at for at in islice(wanted, _LOOKED_AT) if pool.offers(pool.devices[at], request))
-        chosen: dict[int, None] = {}
-        for position in chain(fitting, self._around(pool, request)):
-            chosen[position] = None
-            if len(chosen) == request.gpus:
-                break
-        return tuple(chosen)
+        chosen = tuple(islice(fitting, request.gpus))
+        others = (at for at in self._around(pool, request) if at not in chosen)
+        return (*chosen, *islice(others, request.gpus - len(chosen)))
 
 
 class LeastLoaded(RoundRobin):

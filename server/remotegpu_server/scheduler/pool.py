@@ -114,8 +114,8 @@ class Pool:
         """It is not there for now, and what was warm is not any more."""
         member.ready = False
         self.ready_slots -= member.slots
-        for positions in self.warm.values():
-            positions.pop(member.position, None)
+        for model in list(self.warm):
+            self.set_warm(member, model, False)
         if self.reserved.pop(member.position, None):
             self._sought = 0  # another one is kept in its place
             self._move(member, self.open)
@@ -125,6 +125,7 @@ class Pool:
         """It is back."""
         member.ready = True
         self.ready_slots += member.slots
+        self._sought = 0  # it may be kept
         self._refresh(member)
 
     def set_slots(self, slots: int) -> None:
@@ -148,6 +149,8 @@ class Pool:
             positions[member.position] = None
         else:
             positions.pop(member.position, None)
+        if not positions:
+            del self.warm[model]
 
     def rank(self, wanted: bool) -> None:
         """Keep a ranking by load from now on, or none."""
@@ -253,9 +256,13 @@ class Pool:
             self._keep(self.devices[position])
 
     def _candidates(self, request: Request, count: int) -> list[PooledDevice]:
-        """Devices that could hold the request if they were empty; all of a small pool, the next ones of a large one."""
-        found, size = [], len(self.devices)
-        for _ in range(min(size, max(_LOOKED_AT, 2 * count))):
+        """Devices that could hold the request if they were empty: all of a small pool; of a large one the next ones,
+        and as many more as it takes to find `count`."""
+        found: list[PooledDevice] = []
+        size, looked_at = len(self.devices), max(_LOOKED_AT, 2 * count)
+        for looked in range(size):
+            if looked >= looked_at and len(found) >= count:
+                break
             member = self.devices[self._looked % size]
             self._looked += 1
             if member.ready and member.position not in self.reserved and member.device.memory >= request.memory:

@@ -8,6 +8,8 @@ passed over in one look.
 
 NOTHING = -(1 << 62)
 """Less than every value: nobody is at that position."""
+UNLIMITED = -NOTHING - 1
+"""More than every value. Even its negation is more than `NOTHING`, so a search never ends at an empty position."""
 
 
 class Positions:

@@ -123,7 +123,7 @@ class Queue:
         self.per_tenant = per_tenant
         self._waiters: dict[str, Waiter] = {}
         self._arrivals = 0
-        self._lanes: list[dict[str, _Lane]] = [{} for _ in range(PRIORITIES)]
+        self._lanes: list[dict[str | None, _Lane]] = [{} for _ in range(PRIORITIES)]
         self._turns: list[list[tuple[float, str]]] = [[] for _ in range(PRIORITIES)]  # of the lanes, if they take turns
         self._counts = [0] * PRIORITIES
         self._slots = [0] * PRIORITIES
@@ -215,9 +215,9 @@ class Queue:
         priority, name = request.priority, self._name(tenant)
         lane = self._lanes[priority].get(name)
         if lane is None:
-            lane = self._lanes[priority][name] = _Lane(tenant if name else None)
+            lane = self._lanes[priority][name] = _Lane(None if name is None else tenant)
             if self.per_tenant:
-                insort(self._turns[priority], (lane.received, name))
+                insort(self._turns[priority], (lane.received, tenant.name))
         line = lane.lines.get((request.gpus, request.exclusive))
         if line is None:
             line = lane.lines[request.gpus, request.exclusive] = _Line()
@@ -227,9 +227,9 @@ class Queue:
         self._slots[priority] += waiter.slots
         tenant.waiting += 1
 
-    def _name(self, tenant: Tenant) -> str:
-        """Of its lane: those without limits share one, unless tenants take turns."""
-        return tenant.name if self.per_tenant or tenant.limited else ""
+    def _name(self, tenant: Tenant) -> str | None:
+        """Of its lane: those without limits share one, which has none, unless tenants take turns."""
+        return tenant.name if self.per_tenant or tenant.limited else None
 
     def _ordered(self, priority: int) -> Iterator[_Lane]:
         lanes = self._lanes[priority]

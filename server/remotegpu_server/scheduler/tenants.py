@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .events import Impossible
 from .model import Quota, Request, Usage
-from .positions import NOTHING
+from .positions import NOTHING, UNLIMITED
 
 _REMEMBERED = 1024
 """Tenants; beyond that, those who are not there are forgotten, whatever they have had."""
@@ -40,9 +40,8 @@ class Tenant:
         if quota.gpus is not None and self.gpus + gpus > quota.gpus:
             return NOTHING
         if quota.memory is None:
-            return -NOTHING
-        left = quota.memory - self.memory
-        return left // gpus if left >= 0 else NOTHING
+            return UNLIMITED
+        return (quota.memory - self.memory) // gpus
 
 
 class Tenants:
@@ -71,6 +70,8 @@ class Tenants:
             if len(self._tenants) >= self._sweep_at:
                 self._sweep()
             tenant = self._tenants[name] = Tenant(name, self.quota(name), received=self._floor)
+        elif not tenant.leases and not tenant.waiting:
+            tenant.received = max(tenant.received, self._floor)
         return tenant
 
     def _sweep(self) -> None:
@@ -91,7 +92,7 @@ class Tenants:
         """What of the request the tenant's quota can never give."""
         quota = self.quota(request.tenant)
         if not 0 <= request.priority <= quota.priority:
-            return Impossible("priority", request.priority, quota.priority)
+            return Impossible("priority", request.priority, quota.priority if request.priority > 0 else 0)
         if quota.leases is not None and quota.leases < 1:
             return Impossible("leases of this tenant", 1, quota.leases)
         if quota.gpus is not None and request.gpus > quota.gpus:

@@ -5,7 +5,7 @@
 from .events import Alloc
 from .model import Request
 from .pool import Pool, PooledDevice
-from .positions import NOTHING
+from .positions import NOTHING, UNLIMITED
 from .queue import Queue, Waiter
 from .tenants import Tenant, Tenants
 
@@ -35,28 +35,30 @@ class Turns:
         waiter = self.queue.leave(key, self._tenants)
         return waiter, waiter is self._head
 
+    def granted(self, request: Request) -> bool:
+        """A newcomer was served; whether the head may be another now."""
+        head = self._head
+        return head is not None and (self.queue.per_tenant or head.request.tenant == request.tenant)
+
     def reorder(self, per_tenant: bool) -> None:
         """Tenants take turns from now on, or do not."""
         self.queue = self.queue.rebuilt(per_tenant, self._tenants)
 
     def next(self) -> Waiter | None:
-        """Who is to be served now, if anybody fits."""
-        head, pool = self._head, self._pool
-        if head is not None and pool.reserved:
-            standing = head.key in self.queue and self._tenants.exceeded(head.request) is None
-            if not standing or pool.fits_with_reserved(head.request):
-                pool.unreserve()
-                self._head = None
-        return self.queue.first(self._obtainable)
+        """Who is to be served now; `None` if nobody fits, and then the head is found."""
+        if self._pool.reserved:
+            self._settle()
+        waiter = self.queue.first(self._obtainable)
+        if waiter is None and not self._pool.reserved:
+            self._settle()
+        return waiter
 
-    def settle(self) -> bool:
-        """When nobody else fits: finds the head. Whether devices are everybody's again that were kept for another."""
-        head, before = self.queue.first(self._within_quota), self._head
+    def _settle(self) -> None:
+        """Finds the head. What is kept for another, or suffices now, is everybody's again."""
+        head, pool = self.queue.first(self._within_quota), self._pool
+        if head is not self._head or (head and pool.reserved and pool.fits_with_reserved(head.request)):
+            pool.unreserve()
         self._head = head
-        if head is before or not self._pool.reserved:
-            return False
-        self._pool.unreserve()
-        return True
 
     def keep(self, now: float) -> None:
         """Reserves devices for the head, once its patience is over."""
@@ -80,4 +82,4 @@ class Turns:
         return free if tenant is None or free == NOTHING else min(free, tenant.limit(gpus))
 
     def _within_quota(self, tenant: Tenant | None, gpus: int, exclusive: bool) -> int:
-        return -NOTHING if tenant is None else tenant.limit(gpus)
+        return UNLIMITED if tenant is None else tenant.limit(gpus)
