@@ -85,20 +85,24 @@ def queue(shell: Shell, client: remotegpu.Client) -> None:
     """Waiting, in order, and giving up."""
     shell.heading("alloc waits in a fair queue and is woken by the server; a higher priority is served first")
     holder = client.alloc(gpus=2, exclusive=True)
-    threads = [
-        threading.Thread(target=lambda p=priority: client.alloc(timeout=30, priority=p).dealloc())
-        for priority in (0, 5)
-    ]
+    served: list[int] = []
+
+    def take(priority: int) -> None:
+        lease = client.alloc(gpus=2, exclusive=True, timeout=30, priority=priority)
+        served.append(priority)
+        lease.dealloc()
+
+    threads = [threading.Thread(target=take, args=(priority,)) for priority in (0, 5)]
     for number, thread in enumerate(threads, 1):
         thread.start()
-        while len(client.top().queue) < number:
+        while len(client.top().queue) < number and thread.is_alive():
             pass
     shell.run("top --once", lines=40)
     shell.check([waiter.priority for waiter in client.top().queue] == [5, 0], "priority 5 is first")
     holder.dealloc()
     for thread in threads:
         thread.join()
-    shell.check(not client.top().queue, "everybody was served")
+    shell.check(served == [5, 0] and not client.top().queue, f"served in the order {served}")
 
 
 def leases(shell: Shell, client: remotegpu.Client) -> None:
@@ -111,6 +115,12 @@ def leases(shell: Shell, client: remotegpu.Client) -> None:
     print(f"  its fencing token: {adopted.fence}")
     shell.run(f"renew {lease}")
     shell.run(f"dealloc {lease[:8]}")
+    shell.heading("it ends by its TTL without use, and by its hard cap with use; what is late is told why")
+    for options in ("--ttl 0.5", "--ttl 60 --hard-ttl 0.5"):
+        lease = shell.alloc(options)
+        while any(facts.lease == lease[:8] for facts in client.top().leases):
+            pass
+        shell.run(f"renew {lease}", IMPOSSIBLE)
     for facts in client.top().leases:
         client.dealloc(facts.lease)
 
@@ -126,12 +136,18 @@ def sharing(shell: Shell, client: remotegpu.Client) -> None:
         else:
             shell.check(False, "16 MiB were made within 8 MiB")
     shell.heading("what a tenant left cannot be read by the next one")
-    with client.lease() as lease:
-        lease.finish(lease.xp.asarray(np.full(100_000, 7.0)) + 0)
-    with client.lease() as lease:
-        found = lease.finish(lease.xp.empty(100_000))
-    print(f"  empty(100000) of the next lease: between {found.min()} and {found.max()}")
-    shell.check(not found.any(), "memory is wiped")
+    left, found = set(), set()
+    for _ in range(2):  # round-robin: each of the two devices is left and found
+        with client.alloc() as lease:
+            lease.finish(lease.xp.asarray(np.full(100_000, 7.0)) + 0)
+            left.add(lease.devices[0].uuid)
+    for _ in range(2):
+        with client.alloc() as lease:
+            values = lease.finish(lease.xp.empty(100_000))
+            found.add(lease.devices[0].uuid)
+        print(f"  empty(100000) on {lease.devices[0].uuid}: between {values.min()} and {values.max()}")
+        shell.check(not values.any(), "memory is wiped")
+    shell.check(left == found, "the same devices were used")
 
 
 def settings(shell: Shell) -> None:

@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from remotegpu._version import __version__
 
@@ -36,6 +39,15 @@ def test_files_that_architecture_names_exist() -> None:
 def test_python_in_the_readme_compiles() -> None:
     for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL):
         compile(block, "README.md", "exec")
+
+
+@pytest.mark.timeout(120)
+def test_python_in_the_readme_that_needs_no_server_runs() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (own,) = [block for block in blocks if 'Client("local:")' in block]
+    done = subprocess.run([sys.executable, "-c", own], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("512.0 ")
 
 
 def test_sources_have_a_licence_line_and_no_file_is_feared() -> None:
