@@ -319,7 +319,7 @@ def test_a_reservation_takes_no_more_than_it_needs_and_grows_with_time() -> None
         devices = scheduler.snapshot(now).devices
         return [view.device.index for view in devices if view.state == "reserved"]
 
-    times = {0.9: [], 1: [1], 1.9: [1], 2: [1, 2], 3.9: [1, 2], 4: [1, 2, 3], 8: [0, 1, 2, 3]}
+    times = {0.9: [], 1: [1], 1.9: [1], 2: [1, 2], 3.9: [1, 2], 4: [0, 1, 2, 3], 8: [0, 1, 2, 3]}
     scheduler = filled()
     assert {now: reserved(scheduler, now) for now in times} == times
     assert {now: reserved(filled(), now) for now in times} == times

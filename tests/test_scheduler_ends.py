@@ -185,6 +185,12 @@ def test_what_is_due_happens_before_any_event(event: Event) -> None:
     assert scheduler.snapshot(20).counters.expired == 1
 
 
+def test_if_both_come_at_once_it_is_the_hard_cap() -> None:
+    scheduler = make(1)
+    nowait(scheduler, "a", idle_ttl=10, hard_ttl=10)
+    assert scheduler.handle(Tick(), 10) == [Release("a", (0,), "hard_cap")]
+
+
 @pytest.mark.parametrize("event", [CallEnded("b"), DeviceLost(9), Configure(policy="none")])
 def test_what_is_due_is_not_lost_if_the_event_is_refused(event: Event) -> None:
     scheduler = make(2)

@@ -279,15 +279,18 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert not enough or self.model.exceeded(waiting.request)
 
     def devices_are_kept_for_a_reason(self) -> None:
-        """For the first one whom no quota keeps waiting, whose patience is over; and no device that is no use to it."""
-        order = [waiting for waiting in self.model.order() if not self.model.exceeded(waiting.request)]
-        if not order or self.now - order[0].since < self.model.patience:
-            assert not self.model.kept
+        """For one who waits, whom no quota keeps waiting, whose patience is over; enough of them, if there are."""
+        model, owner = self.model, self.model.owner
+        assert not model.kept & model.lost
+        if owner is None:
+            assert not model.kept
             return
-        request, devices = order[0].request, self.model.devices
-        useful = {i for i, device in devices.items() if device.memory >= request.memory} - self.model.lost
-        assert self.model.kept <= useful
-        assert len(self.model.kept) >= min(request.gpus, len(useful))
+        assert owner in model.queue
+        assert not model.exceeded(owner.request)
+        assert self.now - owner.since >= model.patience
+        large = {i for i, device in model.devices.items() if device.memory >= owner.request.memory}
+        useful = large - model.lost
+        assert len(model.kept & useful) >= min(owner.request.gpus, len(useful))
 
     def each_request_is_answered_once_or_waits(self, snapshot: Snapshot) -> None:
         waiting = [waiter.key for waiter in snapshot.queue]

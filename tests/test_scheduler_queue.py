@@ -79,7 +79,7 @@ def test_the_estimate_counts_those_of_lower_priority_out() -> None:
     assert waits == [24, 16, 8]
 
 
-def test_a_newcomer_of_higher_priority_takes_over_what_was_kept() -> None:
+def test_a_newcomer_of_higher_priority_may_use_what_is_kept_and_nobody_else() -> None:
     scheduler = make(2, gang_patience=1)
     nowait(scheduler, "a")
     wait(scheduler, "gang", 0, gpus=2)
@@ -88,11 +88,27 @@ def test_a_newcomer_of_higher_priority_takes_over_what_was_kept() -> None:
     assert wait(scheduler, "same", 1) == []
     assert wait(scheduler, "high", 1, priority=1) == [Grant("high", (1,))]
     assert wait(scheduler, "next", 1, priority=1, memory=1) == []
-    assert reserved(scheduler, 1) == []  # the head is "next", and patient
-    assert reserved(scheduler, 2) == [0]
+    assert reserved(scheduler, 1) == [0, 1]  # the head is "next", and patient, but the gang was there before
+    assert reserved(scheduler, 2) == [0, 1]
     assert end(scheduler, "a", 2, 0) == [Grant("next", (0,))]
     assert end(scheduler, "high", 2, 1) == []
     assert end(scheduler, "next", 2, 0) == [Grant("gang", (1, 0))]
+
+
+def test_one_who_comes_before_and_gets_nothing_does_not_undo_what_is_kept() -> None:
+    scheduler = make(3, gang_patience=1)
+    for key in "abc":
+        nowait(scheduler, key)
+    wait(scheduler, "gang", 0, gpus=3)
+    assert end(scheduler, "a", 2, 0) == []
+    wait(scheduler, "first", 2, 3, gpus=2, priority=1)
+    busy(nowait(scheduler, "x", 2.5))
+    assert [type(effect) for effect in scheduler.handle(Tick(), 3)] == [Refuse]
+    busy(nowait(scheduler, "x", 3.5))
+    assert reserved(scheduler, 3.5) == [0, 1, 2]
+    wait(scheduler, "patient", 3.5, gpus=3, priority=1)
+    scheduler.handle(Cancel("gang"), 3.6)
+    assert reserved(scheduler, 3.6) == []  # it was the gang's, and the head has waited for a moment only
 
 
 # ---- long queues ------------------------------------------------------------------------------------------
@@ -288,13 +304,19 @@ def test_in_a_large_pool_those_in_least_use_are_kept() -> None:
     kept = reserved(scheduler, 0)
     assert len(kept) == 400
     assert kept == list(range(400))
-    assert len(reserved(scheduler, 1)) == 401
-    wait(scheduler, "first", 1, gpus=2, exclusive=True, priority=1)
-    assert reserved(scheduler, 1) == [864, 865]  # the next ones that it looks at
-    scheduler.handle(Cancel("first"), 1)
-    kept = reserved(scheduler, 1)
-    assert len(kept) == 401
-    assert kept[-2:] == [998, 999]  # which hold one lease less
+    assert len(reserved(scheduler, 1)) == 800  # twice as many after a second
+    assert len(reserved(scheduler, 3)) == 1000
+
+
+def test_of_a_large_pool_only_some_are_looked_at() -> None:
+    scheduler = make(1000, slots=3, gang_patience=0)
+    nowait(scheduler, "all", gpus=1000)
+    nowait(scheduler, "most", gpus=998)  # all but the last two
+    wait(scheduler, "first", 0, gpus=2, exclusive=True)
+    assert reserved(scheduler, 0) == [0, 1]
+    scheduler.handle(Cancel("first"), 0)
+    wait(scheduler, "second", 0, gpus=2, exclusive=True)
+    assert reserved(scheduler, 0) == [64, 65]  # the next ones
 
 
 # ---- what is explained ------------------------------------------------------------------------------------

@@ -167,7 +167,7 @@ class Daemon:
 
     async def _drain(self, server: grpc.aio.Server) -> None:
         assert self._gate is not None
-        self._gate.draining = True
+        self._gate.stopping.set()
         self._gate.leases.refuse_waiters(errors.Unavailable(why="it is draining before a stop"))
         await server.stop(DRAIN)
 

@@ -27,6 +27,8 @@ from remotegpu_server.scheduler import PRIORITIES, Quota
 
 from .settings import parse_size
 
+# What the messages that tell them can hold.
+_MOST, _MOST_MEMORY = 2**31, 2**60
 _FIELDS = ("leases", "gpus", "memory", "weight", "priority")
 
 
@@ -62,6 +64,8 @@ def _quota(where: str, fields: Any) -> Quota:
         raise errors.ConfigurationError(setting="--tenants", why=why)
     memory = fields.get("memory")
     size = parse_size(str(memory), f"--tenants {where} memory") if memory is not None else None
+    if size is not None and size > _MOST_MEMORY:
+        raise errors.ConfigurationError(setting="--tenants", why=f"{where}: memory is at most {_MOST_MEMORY} bytes")
     return Quota(
         leases=_number(where, fields, "leases", None),
         gpus=_number(where, fields, "gpus", None),
@@ -73,8 +77,8 @@ def _quota(where: str, fields: Any) -> Quota:
 
 def _number(where: str, fields: Mapping[str, Any], name: str, default: int | None) -> int | None:
     value = fields.get(name, default)
-    if value is not None and (type(value) is not int or value < 0):
-        raise errors.ConfigurationError(setting="--tenants", why=f"{where}: {name} is a whole number, not {value!r}")
+    if value is not None and (type(value) is not int or not 0 <= value <= _MOST):
+        raise errors.ConfigurationError(setting="--tenants", why=f"{where}: {name} is 0 to {_MOST}, not {value!r}")
     return value
 
 

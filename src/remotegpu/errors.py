@@ -115,7 +115,8 @@ class Impossible(LeaseError):
     limit: int
 
     def __str__(self) -> str:
-        return f"impossible: {self.what} {self.asked} asked, at most {self.limit} here; waiting will not help"
+        bound = "at most" if self.asked > self.limit else "at least"
+        return f"impossible: {self.what} {self.asked} asked, {bound} {self.limit} here; waiting will not help"
 
 
 @dataclass(kw_only=True, eq=False)

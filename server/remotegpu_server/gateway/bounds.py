@@ -9,3 +9,7 @@ CALL_LIMIT = 2048
 # Well below the number of calls, so that those who wait do not lock out those who hold.
 MOST_WAITING = 1536
 MOST_SLOTS = 1024
+# Bytes of names that callers choose and the server remembers.
+NAME_LIMIT = 256
+# Streams of snapshots at once: each takes the place of a call.
+MOST_WATCHING = 64

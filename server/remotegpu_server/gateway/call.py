@@ -21,6 +21,7 @@ from remotegpu_server import records, scheduler
 from remotegpu_server.supervisor.life import Life, Reply, Slab
 from remotegpu_server.supervisor.worker import DeviceWorker
 
+from .bounds import NAME_LIMIT
 from .leases import Held, Leases
 from .traffic import Traffic
 
@@ -45,7 +46,13 @@ class Gate:
     arena_size: int
     catalog: pb.Catalog = field(default_factory=pb.Catalog)
     traffic: Traffic = field(default_factory=Traffic)
-    draining: bool = False
+    # The server takes no more calls.
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def draining(self) -> bool:
+        """Whether calls are refused, since the server is about to stop."""
+        return self.stopping.is_set()
 
 
 @dataclass(slots=True)
@@ -64,8 +71,16 @@ def milliseconds(value: int, default: float, limit: float, what: str) -> float:
     return seconds
 
 
+def check_name(field: str, name: str) -> None:
+    """Raises InvalidInput for a name too long to be remembered."""
+    if len(name.encode()) > NAME_LIMIT:
+        raise errors.InvalidInput(field=field, limit=f"at most {NAME_LIMIT} bytes", given=f"{len(name.encode())} bytes")
+
+
 def scheduler_request(alloc: lease_pb2.AllocRequest, tenant: str) -> scheduler.Request:
-    """What the scheduler needs of a request. Raises InvalidInput for a TTL above the limit."""
+    """What the scheduler needs of a request. Raises InvalidInput for a TTL or a name above its limit."""
+    check_name("request_id", alloc.request_id)
+    check_name("model", alloc.model)
     return scheduler.Request(
         tenant=tenant,
         gpus=alloc.gpus,
@@ -121,6 +136,8 @@ class Call:
         self._upload_ns = 0
         # The worker has freed all that the lease held.
         self._clean = False
+        # The lease that this call allocated, if it goes on.
+        self._granted: Held | None = None
         # On the loop's clock.
         self.ends = asyncio.get_running_loop().time() + self.deadline
 
@@ -155,9 +172,15 @@ class Call:
             # A lease that this call allocated and whose caller hears only of a failure would be nobody's.
             if over:
                 self._gate.leases.finish(held, clean=self._clean)
+        self._granted = None if over else held
         if not one_call:
             answer.header.lease.CopyFrom(grant_message(held, self._gate))
         return answer
+
+    def abandon(self) -> None:
+        """The caller will not hear of the lease that this call allocated, which would be nobody's."""
+        if self._granted is not None:
+            self._gate.leases.finish(self._granted, clean=False)
 
     async def _under_lease(self, fill: Fill) -> Answer:
         leases = self._gate.leases
@@ -172,11 +195,15 @@ class Call:
 
     async def _slot(self) -> Held:
         # It ends with the call, whose deadline bounds it, so no clock of its own is kept.
+        check_name("model", self._header.model)
         request = scheduler.Request(self._tenant, idle_ttl=math.inf, model=self._header.model, one_call=True)
         return await self._gate.leases.alloc(request, self.deadline * _ONE_CALL_PATIENCE)
 
     async def _allocated(self) -> Held:
         alloc = self._header.alloc
+        if alloc.request_id:
+            limit = "none: a call cannot be repeated, only Scheduler/Alloc can"
+            raise errors.InvalidInput(field="alloc.request_id", limit=limit, given=alloc.request_id)
         patience = milliseconds(alloc.timeout_ms, 0, DEADLINE_LIMIT, "timeout_ms")
         held = await self._gate.leases.alloc(scheduler_request(alloc, self._tenant), patience)
         return self._gate.leases.begin_call(held.key, self._tenant)
@@ -203,6 +230,8 @@ class Call:
         return Answer(self._reply_header(reply.done, submitted), reply)
 
     def _touch(self, held: Held, worker: DeviceWorker, slab: Slab) -> None:
+        if not slab.life.alive:  # it died during the upload: nobody would confirm what was never there
+            raise ConnectionResetError
         try:
             self._gate.leases.touch(held, worker.spec.index)
         except errors.Error:

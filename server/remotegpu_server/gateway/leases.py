@@ -53,6 +53,8 @@ class _Waiting:
     held: Held
     answer: asyncio.Future[None]
     callers: int = 0
+    # One of them has the lease.
+    taken: bool = False
 
 
 class Leases:
@@ -78,10 +80,17 @@ class Leases:
     async def alloc(self, request: scheduler.Request, patience: float, request_id: str = "") -> Held:
         """A lease, after at most `patience` seconds in the queue (0: answered at once). Cancelling leaves the queue.
 
-        The same `request_id` of the same tenant is answered with the same lease, while that is not over. Raises Busy,
-        Impossible, or for a repeated id LeaseExpired or DeviceFailed."""
+        The same `request_id` of the same tenant is answered with the same lease, while that is not over; a repetition
+        waits as long as the first one. Raises Busy, Impossible, InvalidInput for an id that was used for something
+        else, or for a repeated id LeaseExpired, DeviceFailed or LeaseUnknown."""
         name = request.tenant, request_id
         key = self._requests.get(name) if request_id else None
+        held = None if key is None else self._held.get(key)
+        if held is not None and held.request != request:
+            limit = "an id of its own for each request"
+            raise errors.InvalidInput(
+                field="request_id", limit=limit, given=f"{request_id}, which asked for other things"
+            )
         if key is not None and key not in self._waiting:
             return self._active(key, request.tenant)
         if key is None:
@@ -93,8 +102,9 @@ class Leases:
         try:
             # Shielded: one caller that gives up must not take the answer from another.
             await (waiting.answer if waiting.answer.done() else asyncio.shield(waiting.answer))
+            waiting.taken = True
         except BaseException:
-            if waiting.callers == 1:
+            if waiting.callers == 1 and not waiting.taken:
                 self._requests.pop(name, None)
                 self._forget(waiting.held)
                 self._handle(scheduler.Cancel(key))

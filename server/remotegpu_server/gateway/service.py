@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,7 +19,7 @@ from remotegpu.v1 import compute_pb2, scheduler_pb2
 from remotegpu.v1 import lease_pb2 as lease_messages
 from remotegpu_server import scheduler
 
-from .bounds import MESSAGE_LIMIT
+from .bounds import MESSAGE_LIMIT, MOST_WATCHING
 from .call import DEADLINE_LIMIT, Answer, Call, Gate, grant_message, milliseconds, scheduler_request
 from .identity import tenant_of
 from .status import explanation_message, settings_message, snapshot_message
@@ -33,7 +34,7 @@ UnaryMethod = Callable[[bytes, str], Awaitable[bytes]]
 _HEADER_PATIENCE = 30.0
 _SEND_PATIENCE = 10.0
 # Between two snapshots of `Watch`. Seconds.
-_WATCH_LEAST = 0.1
+_WATCH_LEAST, _WATCH_MOST = 0.1, 60.0
 
 
 class Gateway:
@@ -42,6 +43,7 @@ class Gateway:
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
         self._started = time.monotonic()
+        self._watching = 0
 
     def handlers(self) -> list[grpc.GenericRpcHandler[bytes, bytes]]:
         """For `grpc.aio.Server.add_generic_rpc_handlers`. Messages stay bytes: see `remotegpu.wire`."""
@@ -73,10 +75,12 @@ class Gateway:
         async def fill(target: memoryview) -> None:
             target[:] = body
 
-        answer = await Call(self._gate, tenant, header, program).run(fill)
+        call = Call(self._gate, tenant, header, program)
+        answer = await call.run(fill)
         try:
             size = len(answer.reply.body)
             if size > MESSAGE_LIMIT:
+                call.abandon()
                 limit = f"at most {MESSAGE_LIMIT} bytes in one message; RunStream has no such limit"
                 raise errors.InvalidInput(field="result size", limit=limit, given=f"{size} bytes")
             return wire.join(answer.header.SerializeToString(), answer.reply.result, (answer.reply.body,))
@@ -96,13 +100,17 @@ class Gateway:
     async def _send(self, call: Call, answer: Answer, context: Context) -> None:
         """A caller that does not read holds memory that others wait for, so each piece has little time, and all of them
         no more than the call."""
-        loop, header = asyncio.get_running_loop(), answer.header.SerializeToString()
+        loop, header, begun = asyncio.get_running_loop(), answer.header.SerializeToString(), False
         try:
             for message in wire.messages(header, answer.reply.result, (answer.reply.body,)):
                 async with asyncio.timeout_at(min(call.ends + _SEND_PATIENCE, loop.time() + _SEND_PATIENCE)):
                     await context.write(message)
+                begun = True
         except TimeoutError:
             raise errors.DeadlineExceeded(deadline=call.deadline) from None
+        finally:
+            if not begun:
+                call.abandon()
 
     async def _streamed_call(self, requests: AsyncIterator[bytes], tenant: str) -> tuple[Call, Answer]:
         incoming = aiter(requests)
@@ -176,15 +184,26 @@ class Gateway:
         try:
             _tenant(context)
             interval = wire.parse(scheduler_pb2.WatchRequest, request).interval_ms / 1000
-            if interval < _WATCH_LEAST:
-                limit = f"at least {_WATCH_LEAST * 1000:.0f}"
+            if not _WATCH_LEAST <= interval <= _WATCH_MOST:
+                limit = f"{_WATCH_LEAST * 1000:.0f} to {_WATCH_MOST * 1000:.0f}"
                 raise errors.InvalidInput(field="interval_ms", limit=limit, given=f"{interval * 1000:.0f}")
-            while not self._gate.draining:
-                await context.write(self._snapshot())
-                await asyncio.sleep(interval)
+            if self._watching >= MOST_WATCHING:
+                raise errors.Unavailable(why=f"{MOST_WATCHING} are watching already")
+            self._watching += 1
+            try:
+                await self._report(context, interval)
+            finally:
+                self._watching -= 1
             raise errors.Unavailable(why="it is draining before a stop")
         except errors.Error as error:
             await _abort(context, error)
+
+    async def _report(self, context: Context, interval: float) -> None:
+        while not self._gate.draining:
+            await context.write(self._snapshot())
+            with contextlib.suppress(TimeoutError):  # the time has passed, and nobody stops the server
+                async with asyncio.timeout(interval):
+                    await self._gate.stopping.wait()
 
     def _snapshot(self) -> bytes:
         return snapshot_message(self._gate, time.monotonic() - self._started).SerializeToString()

@@ -54,7 +54,7 @@ from .outlook import HeldTimes
 from .policies import POLICIES, Policy, RoundRobin
 from .pool import Pool, PooledDevice
 from .queue import Queue, Waiter
-from .tenants import Tenants
+from .tenants import LEAST_CHARGED, Tenants
 from .turns import Turns
 
 
@@ -324,7 +324,7 @@ class Scheduler:
         """Grant whatever fits, in the order of the queue."""
         if self._grew:
             self._grew = False
-            while (waiter := self._turns.next()) is not None:
+            while (waiter := self._turns.next(self._now)) is not None:
                 placed = self._place(waiter.key, waiter.request)
                 assert placed, f"{waiter.request} fits by the indexes, but finds no place"
                 self._turns.leave(waiter.key)
@@ -346,7 +346,7 @@ class Scheduler:
             self._pool.take(member, request)
         devices = tuple(member.device.index for member in members)
         lease = Lease(key, request, devices, granted=self._now, idle_since=self._now)
-        lease.slots, lease.expected = self._pool.slots_asked(request), self._held.mean or 0.0
+        lease.slots, lease.expected = self._pool.slots_asked(request), max(self._held.mean or 0.0, LEAST_CHARGED)
         tenant = self._tenants[request.tenant]
         self._tenants.take(tenant, request, lease.slots, lease.expected)
         self._turns.queue.resort(tenant)
@@ -385,7 +385,7 @@ class Scheduler:
         held = self._now - lease.granted
         self._held.observe(held)
         tenant = self._tenants[lease.request.tenant]
-        self._tenants.give(tenant, lease.request, lease.slots, held - lease.expected)
+        self._tenants.give(tenant, lease.request, lease.slots, max(held, LEAST_CHARGED) - lease.expected)
         self._turns.queue.resort(tenant)
 
     # ---- small things ---------------------------------------------------------------------------------

@@ -238,14 +238,16 @@ class Pool:
 
         As many as it asks for: those on which it could be placed, and those in least use, so that they empty: leases
         that come and go in turns would otherwise never leave a shared device wholly free, or with much memory in one
-        piece. That is a guess: one that is held for hours may be among them. So one more is added after
-        1 s, 3 s, 7 s, ...: in the end the request has them all, but one that is soon served does not stop the others.
+        piece. That is a guess: some may be held for hours. So there are twice as many after 1 s, 3 s, 7 s, ...: soon
+        the request has them all, but one that is served before does not stop the others.
         """
-        wanted = request.gpus + (int(overdue) + 1).bit_length() - 1
-        lacking = wanted - len(self.reserved)
-        if lacking <= 0 or wanted <= self._sought:
+        wanted = min(request.gpus << (int(overdue) + 1).bit_length() - 1, len(self.devices))
+        if wanted <= self._sought:
             return
         self._sought = wanted
+        lacking = wanted - sum(member.device.memory >= request.memory for member in self.reserved.values())
+        if lacking <= 0:
+            return
         fitting = list(islice(self.open.index(request.exclusive).tightest(request.memory), lacking))
         for position in fitting:
             self._keep(self.devices[position])
@@ -268,6 +270,10 @@ class Pool:
             if member.ready and member.position not in self.reserved and member.device.memory >= request.memory:
                 found.append(member)
         return found
+
+    def seek_again(self) -> None:
+        """Somebody else than before is about to reserve: what is kept may not do."""
+        self._sought = 0
 
     def keep_if_fitting(self, member: PooledDevice, request: Request) -> None:
         """A device came free on which the request could be placed: it is kept too."""

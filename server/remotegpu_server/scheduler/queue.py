@@ -8,8 +8,9 @@ first. To find the first one that fits without asking each, those who wait stand
     priority → lane (one per tenant where tenants differ, else one for all) → line (one per number of GPUs and kind)
 
 In one line all differ only in the memory that they want, so "the first in the line that is content with m bytes"
-is one search in a tournament tree (`positions.py`). A decision costs the logarithm of the number of waiters, times
-the number of lines that are looked at.
+is one search in a tournament tree (`positions.py`). Lanes are sorted by whose turn it is. A decision costs the
+logarithm of the number of waiters, times the lines of the lanes that it looks at: the first, and the next ones while
+those before do not fit or are kept back by a quota.
 """
 
 import math
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 
 from .deadlines import Timed
 from .model import PRIORITIES, Request, WaiterView
-from .positions import NOTHING, Positions
+from .positions import NOTHING, UNLIMITED, Positions
 from .tenants import Tenant, Tenants
 
 Limit = Callable[[Tenant | None, int, bool], int]
@@ -100,8 +101,13 @@ class _Lane:
 
     def __init__(self, tenant: Tenant | None) -> None:
         self.tenant = tenant
-        self.received = tenant.received if tenant else 0.0  # by which it is sorted
+        self.turn = (0.0, 0)  # by which it is sorted: what the tenant has received, the first arrival
         self.lines: dict[tuple[int, bool], _Line] = {}
+
+    def oldest(self) -> int:
+        """The number of who came first."""
+        firsts = (line.first(UNLIMITED) for line in self.lines.values())
+        return min(waiter.number for waiter in firsts if waiter is not None)
 
     def first(self, limit: Limit) -> Waiter | None:
         """Who came first of those who can be granted."""
@@ -124,7 +130,7 @@ class Queue:
         self._waiters: dict[str, Waiter] = {}
         self._arrivals = 0
         self._lanes: list[dict[str | None, _Lane]] = [{} for _ in range(PRIORITIES)]
-        self._turns: list[list[tuple[float, str]]] = [[] for _ in range(PRIORITIES)]  # of the lanes, if they take turns
+        self._turns: list[list[tuple[float, int, str | None]]] = [[] for _ in range(PRIORITIES)]  # of the lanes
         self._counts = [0] * PRIORITIES
         self._slots = [0] * PRIORITIES
 
@@ -155,8 +161,10 @@ class Queue:
             if not self._counts[priority]:
                 continue
             best: Waiter | None = None
-            for lane in self._ordered(priority):
-                found = lane.first(limit)
+            for _, oldest, name in self._turns[priority]:
+                if best is not None and best.number < oldest:
+                    break  # who waits there came later
+                found = self._lanes[priority][name].first(limit)
                 if found is not None:
                     if self.per_tenant:
                         return found
@@ -164,6 +172,15 @@ class Queue:
             if best is not None:
                 return best
         return None
+
+    def before(self, waiter: Waiter, tenant: Tenant, other: Waiter, others: Tenant) -> bool:
+        """Whether it is that one's turn before the other's."""
+        return self._order(waiter, tenant) < self._order(other, others)
+
+    def _order(self, waiter: Waiter, tenant: Tenant) -> tuple[int, tuple[float, int], int]:
+        priority = waiter.request.priority
+        turn = self._lanes[priority][self._name(tenant)].turn if self.per_tenant else (0.0, 0)
+        return -priority, turn, waiter.number
 
     def join(self, waiter: Waiter, tenant: Tenant) -> None:
         """At the end of its lane."""
@@ -182,8 +199,11 @@ class Queue:
         if not line:
             del lane.lines[shape]
         if not lane.lines:
-            del self._lanes[priority][name]
             self._unsort(priority, lane)
+            del self._lanes[priority][name]
+        elif waiter.number == lane.turn[1]:
+            self._unsort(priority, lane)
+            self._sort(priority, name, lane)
         self._counts[priority] -= 1
         self._slots[priority] -= waiter.slots
         tenant.waiting -= 1
@@ -197,8 +217,7 @@ class Queue:
                 lane = lanes.get(tenant.name)
                 if lane is not None:
                     self._unsort(priority, lane)
-                    lane.received = tenant.received
-                    insort(self._turns[priority], (lane.received, tenant.name))
+                    self._sort(priority, tenant.name, lane)
 
     def rebuilt(self, per_tenant: bool, tenants: Tenants) -> "Queue":
         """The same waiters under another order."""
@@ -216,12 +235,12 @@ class Queue:
         lane = self._lanes[priority].get(name)
         if lane is None:
             lane = self._lanes[priority][name] = _Lane(None if name is None else tenant)
-            if self.per_tenant:
-                insort(self._turns[priority], (lane.received, tenant.name))
         line = lane.lines.get((request.gpus, request.exclusive))
         if line is None:
             line = lane.lines[request.gpus, request.exclusive] = _Line()
         line.join(waiter)
+        if lane.turn[1] == 0:
+            self._sort(priority, name, lane)
         self._waiters[waiter.key] = waiter
         self._counts[priority] += 1
         self._slots[priority] += waiter.slots
@@ -232,10 +251,13 @@ class Queue:
         return tenant.name if self.per_tenant or tenant.limited else None
 
     def _ordered(self, priority: int) -> Iterator[_Lane]:
-        lanes = self._lanes[priority]
-        return (lanes[name] for _, name in self._turns[priority]) if self.per_tenant else iter(lanes.values())
+        return (self._lanes[priority][name] for _, _, name in self._turns[priority])
+
+    def _sort(self, priority: int, name: str | None, lane: _Lane) -> None:
+        received = lane.tenant.received if self.per_tenant and lane.tenant is not None else 0.0
+        lane.turn = received, lane.oldest()
+        insort(self._turns[priority], (*lane.turn, name))
 
     def _unsort(self, priority: int, lane: _Lane) -> None:
-        if self.per_tenant and lane.tenant is not None:
-            turns = self._turns[priority]
-            del turns[bisect_left(turns, (lane.received, lane.tenant.name))]
+        turns = self._turns[priority]
+        del turns[bisect_left(turns, lane.turn)]  # a shorter tuple is less than a longer one that begins alike

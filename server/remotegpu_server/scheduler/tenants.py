@@ -9,6 +9,8 @@ from .events import Impossible
 from .model import Quota, Request, Usage
 from .positions import NOTHING, UNLIMITED
 
+LEAST_CHARGED = 0.001
+"""Seconds. Whoever is served falls behind those who are not, however short leases are."""
 _REMEMBERED = 1024
 """Tenants; beyond that, those who are not there are forgotten, whatever they have had."""
 
@@ -41,7 +43,7 @@ class Tenant:
             return NOTHING
         if quota.memory is None:
             return UNLIMITED
-        return (quota.memory - self.memory) // gpus
+        return min((quota.memory - self.memory) // gpus, UNLIMITED)
 
 
 class Tenants:
@@ -83,8 +85,9 @@ class Tenants:
         return self._quotas.get(name, self._default)
 
     def usage(self) -> tuple[Usage, ...]:
-        """What everybody holds who is there, or has a quota of an own, by name."""
-        names = sorted({*self._tenants, *self._quotas})
+        """What everybody holds who holds or waits for something, or has a quota of an own, by name."""
+        present = (name for name, tenant in self._tenants.items() if tenant.leases or tenant.waiting)
+        names = sorted({*present, *self._quotas})
         found = [self._tenants.get(name) or Tenant(name, self.quota(name)) for name in names]
         return tuple(Usage(t.name, t.leases, t.gpus, t.memory, t.quota) for t in found)
 

@@ -42,7 +42,9 @@ class AllocRequest(google.protobuf.message.Message):
     hard_ttl_ms: builtins.int
     """The lease ends so long after the grant, whatever it does; 0: no cap."""
     request_id: builtins.str
-    """Chosen by the caller: the same id again, of the same tenant, is answered with the same lease. Empty: no repetition."""
+    """Chosen by the caller, in Scheduler.Alloc only: the same id again, of the same tenant, is answered with the same
+    lease. Empty: no repetition.
+    """
     priority: builtins.int
     """0 (the default) to 9: a higher one is served first."""
     model: builtins.str

@@ -20,7 +20,7 @@ class DeallocRequest(google.protobuf.message.Message):
 
     LEASE_FIELD_NUMBER: builtins.int
     lease: builtins.str
-    """Its key, or its public id (the first eight characters)."""
+    """Its key, or its public id (the first eight characters) while it has not ended."""
     def __init__(
         self,
         *,
