@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from remotegpu_server.scheduler import POLICIES, Alloc, Finish, Grant, Request
-from tests.fixtures.scheduling import make
+from tests.fixtures.scheduling import make, nowait, wait
 
 
 class Crowd:
@@ -73,3 +73,47 @@ def test_a_large_request_is_served_in_a_crowd_of_small_ones(policy: str, big: Re
 def test_without_an_end_to_its_patience_a_large_request_starves() -> None:
     """The crowd is dense enough for the test above to mean something."""
     assert Crowd(1, "round-robin", math.inf).grants_before_big_is_served(BIG[2], 200) is None
+
+
+def test_leases_that_are_held_for_ever_do_not_hide_the_devices_that_come_free() -> None:
+    """Those in least use hold one lease that never ends; only the busy ones can be emptied."""
+    scheduler = make(20, slots=2, gang_patience=1.0)
+    for number in range(16):
+        (grant,) = nowait(scheduler, f"held-{number}", idle_ttl=math.inf)
+        assert isinstance(grant, Grant)
+        assert grant.devices == (number,)
+    chance, ends = random.Random(1), list[tuple[float, str]]()
+    now, number, asked = 0.0, 0, False
+    while now < 60:
+        now += 0.02
+        done = [key for at, key in ends if at <= now]
+        ends = [end for end in ends if end[0] > now]
+        effects = [effect for key in done for effect in scheduler.handle(Finish(key), now)]
+        if any(isinstance(effect, Grant) and effect.key == "big" for effect in effects):
+            break
+        number += 1
+        if isinstance(nowait(scheduler, f"{number}", now, idle_ttl=math.inf)[0], Grant):
+            ends.append((now + chance.uniform(0.5, 1.5), f"{number}"))
+        if now > 5 and not asked:
+            asked = True
+            assert wait(scheduler, "big", now, exclusive=True) == []
+    assert 6 < now < 6 + 31 + 2, "all twenty are kept 31 s after its patience"
+
+
+def test_under_fair_newcomers_with_other_names_do_not_pass_who_waits() -> None:
+    scheduler = make(1, policy=POLICIES["fair"]())
+    nowait(scheduler, "held")
+    scheduler.handle(Alloc("zed", Request("zed"), math.inf), 0.0)
+    scheduler.handle(Alloc("a", Request("a"), math.inf), 0.0)
+    assert scheduler.handle(Finish("held"), 1.0) == [Grant("zed", (0,))]
+
+
+def test_under_fair_leases_of_no_length_are_charged_too() -> None:
+    """Else who asks for very short ones would always be next."""
+    scheduler = make(1, policy=POLICIES["fair"]())
+    nowait(scheduler, "held")
+    scheduler.handle(Alloc("quick-0", Request("quick"), math.inf), 0.0)
+    scheduler.handle(Alloc("other", Request("other"), math.inf), 0.0)
+    scheduler.handle(Alloc("quick-1", Request("quick"), math.inf), 0.0)
+    assert scheduler.handle(Finish("held"), 0.0) == [Grant("quick-0", (0,))]
+    assert scheduler.handle(Finish("quick-0"), 0.0) == [Grant("other", (0,))]
