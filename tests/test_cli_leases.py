@@ -8,7 +8,6 @@ import contextlib
 import io
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import remotegpu
 from remotegpu import Client, errors
 from remotegpu.cli import exit_code, leases, main
 from remotegpu.local import LocalServer
+from remotegpu.v1 import lease_pb2
 from tests.conftest import StartServer, wait_until
 
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("REMOTEGPU_")}
@@ -60,28 +60,6 @@ def done(*arguments: str, code: int = 0, **environment: str) -> str:
     return ended.stdout
 
 
-def test_lease_of_a_shell_is_handed_to_another_process(server: LocalServer, client: Client) -> None:
-    script = (
-        f"set -e\n"
-        f'eval "$({shlex.quote(sys.executable)} -m remotegpu.cli alloc --gpus 2 --ttl 20 --env --tenant team-a)"\n'
-        f"{shlex.quote(sys.executable)} -c '\n"
-        "import remotegpu\n"
-        "with remotegpu.Client.from_env() as gpu, gpu.attach() as lease:\n"
-        "    print(len(lease.devices), lease.fetch(lease.xp.sum(lease.xp.ones((3,)))))'\n"
-        f'{shlex.quote(sys.executable)} -m remotegpu.cli dealloc "$REMOTEGPU_LEASE"\n'
-    )
-    ended = subprocess.run(
-        ["sh", "-c", script],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=50,
-        env=CLEAN | {"REMOTEGPU_URL": server.url},
-    )
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "2 3.0\ndeallocated\n", "")
-    wait_until(lambda: not client.top().leases, "it has ended")
-
-
 def test_alloc_in_three_forms_and_all_options(server: LocalServer, client: Client) -> None:
     url = ("--url", server.url)
     times = ("--timeout", "0", "--ttl", "77.5", "--hard-ttl", "500")
@@ -89,6 +67,7 @@ def test_alloc_in_three_forms_and_all_options(server: LocalServer, client: Clien
     told = json.loads(done("alloc", *url, *wishes, *times, "--tenant", "team-a", "--json"))
     assert told["lease"].startswith(told["id"])
     assert (told["idle_ttl"], [device["name"] for device in told["devices"]]) == (77.5, ["CPU"])
+    assert told["hard_ttl"] == 500
     assert int(told["fence"]) > 0
     (status,) = client.top().leases
     assert (status.lease, status.tenant, status.memory, status.priority) == (told["id"], "team-a", 4 * 2**20, 5)
@@ -101,15 +80,73 @@ def test_alloc_in_three_forms_and_all_options(server: LocalServer, client: Clien
     assert [line.split()[:3] for line in text[1:3]] == [["device", "0:", "CPU,"], ["device", "1:", "CPU,"]]
     assert "ttl 300 s" in text[3]
     lines = done("alloc", "--env", REMOTEGPU_URL=server.url).splitlines()
-    assert [line.partition("=")[0] for line in lines] == ["export REMOTEGPU_LEASE", "export REMOTEGPU_URL"]
-    assert lines[1] == f"export REMOTEGPU_URL={server.url}"
+    assert lines[0].startswith("export REMOTEGPU_LEASE=")
+    assert lines[1:] == [f"export REMOTEGPU_URL={server.url}", "export REMOTEGPU_TENANT=default"]
     for lease in (key, lines[0].partition("=")[2]):
         assert 299 < json.loads(done("renew", *url, lease, "--json"))["ttl_left"] <= 300
-        assert "renewed: it ends in" in done("renew", *url, lease)
+        assert done("renew", *url, lease).endswith(" s unless it is used\n")
         assert json.loads(done("dealloc", *url, lease, "--json")) == {"ended_now": True}
         assert done("dealloc", *url, lease) == "it had ended already\n"
         assert "deallocated" in run("renew", *url, lease).stderr
         assert run("renew", *url, lease).returncode == 2
+
+
+def test_renewal_of_a_lease_with_a_hard_cap_says_what_ends_it(server: LocalServer) -> None:
+    url = ("--url", server.url)
+    text = done("alloc", *url, "--ttl", "100", "--hard-ttl", "50")
+    assert "ttl 100 s from its last use, 50 s in all at most, fence" in text
+    key = text.split()[1]
+    told = json.loads(done("renew", *url, key, "--json"))
+    assert told["ending"] == "hard_cap"
+    assert 40 < told["ttl_left"] <= 50
+    assert done("renew", *url, key).endswith(" s, used or not\n")
+    done("dealloc", *url, key)
+    key = done("alloc", *url, "--ttl", "50", "--hard-ttl", "100").split()[1]
+    assert json.loads(done("renew", *url, key, "--json"))["ending"] == "idle"
+    done("dealloc", *url, key)
+
+
+@pytest.mark.parametrize(
+    ("idle", "hard", "left", "found"),
+    [
+        (30_000, 0, 29_990, (29.99, "idle")),
+        (30_000, 90_000, 30_000, (30.0, "idle")),
+        (30_000, 90_000, 7000, (7.0, "hard_cap")),
+        (30_000, 90_000, 60_000, (60.0, "hard_cap")),  # a call is under way, and stops the idle clock
+        (30_000, 0, 0, (None, "")),
+    ],
+)
+def test_time_left(idle: int, hard: int, left: int, found: tuple[float | None, str]) -> None:
+    grant = lease_pb2.LeaseGrant(idle_ttl_ms=idle, hard_ttl_ms=hard, ttl_left_ms=left)
+    assert leases.time_left(grant) == found
+
+
+def test_short_name_cannot_be_renewed_and_the_error_says_so(server: LocalServer, client: Client) -> None:
+    with client.alloc() as lease:
+        ended = run("renew", "--url", server.url, lease.short_id)
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert "the lease's whole key" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "kind", "fields"),
+    [
+        (["alloc", "-g", "3"], "Impossible", {"what": "gpus", "asked": 3, "limit": 2}),
+        (["alloc", "--memory", "4 gigs"], "ConfigurationError", {"setting": "--memory"}),
+        (["explain", "--priority", "10"], "InvalidInput", {"field": "priority"}),
+        (["renew", "f" * 32], "LeaseUnknown", {"lease": "f" * 32}),
+        (["dealloc", "ffffffff"], "LeaseUnknown", {}),
+        (["set", "policy=guess"], "InvalidInput", {"field": "policy"}),
+        (["top", "--tenant", "a b"], "ConfigurationError", {"setting": "--tenant"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_errors_as_json(server: LocalServer, command: list[str], kind: str, fields: dict[str, Any]) -> None:
+    ended = run(*command, "--url", server.url, "--json")
+    told = json.loads(ended.stdout)
+    assert (ended.returncode, told["error"]) == (2, kind)
+    assert f"remotegpu: {told['message']}\n" == ended.stderr
+    assert fields.items() <= told.items()
 
 
 def test_busy_is_75_with_a_sentence_and_an_object(server: LocalServer, client: Client) -> None:
@@ -126,7 +163,7 @@ def test_busy_is_75_with_a_sentence_and_an_object(server: LocalServer, client: C
         assert (ended.returncode, ended.stdout) == (75, "")
         assert "busy after 0.2 s" in ended.stderr
 
-        text = done("explain", *url, "--timeout", "0", code=75).splitlines()
+        text = done("explain", *url, code=75).splitlines()
         assert text[0].startswith("busy: 0 waiting, yours would be place 1")
         assert [line.split()[:3] for line in text[1:]] == [["device", "0:", "CPU,"], ["device", "1:", "CPU,"]]
         assert json.loads(done("explain", *url, "--json", code=75))["verdict"] == "busy"
@@ -157,6 +194,7 @@ def test_busy_is_75_with_a_sentence_and_an_object(server: LocalServer, client: C
         (["set", "queue=9", "queue=8"], "twice"),
         (["set", "colour=red"], "colour"),
         (["explain", "--hard-ttl", "-1"], "hard_ttl"),
+        (["explain", "--timeout", "3"], "--timeout"),
         (["nonsense"], "nonsense"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -269,8 +307,9 @@ def test_exports_are_quoted() -> None:
 
 def test_refusal_by_a_quota_is_busy_too() -> None:
     quota = errors.QuotaExceeded(what="gpus", asked=2, used=3, limit=4, retry_after=1.5, queue_length=2, free_memory=7)
-    told = leases.busy_fields(quota)
+    told = leases.error_fields(quota)
     assert (told["error"], told["retry_after"], told["free"]["memory"]) == ("QuotaExceeded", 1.5, 7)
+    assert (told["what"], told["used"], told["estimated_wait"]) == ("gpus", 3, None)
     assert told["message"] == str(quota)
     assert exit_code(quota) == 75
 

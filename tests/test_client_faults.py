@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -317,3 +317,72 @@ def test_timeout_is_for_all_attempts_together() -> None:
                 client.top()
             assert time.monotonic() - started < 1.9
         listening.join()
+
+
+@pytest.fixture
+def mute() -> Iterator[str]:
+    """A peer that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"grpc://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("patience", [0.2, 1.5])
+def test_connection_must_be_made_in_time_also_with_a_peer_that_says_nothing(mute: str, patience: float) -> None:
+    with Client(mute, timeout=20, connect_timeout=patience) as client:
+        calls: list[Callable[[], object]] = [client.top, lambda: next(client.watch(3.0)), lambda: client.dealloc("key")]
+        for call in calls:
+            started = time.monotonic()
+            with pytest.raises(remotegpu.ConnectError):
+                call()
+            assert patience * 0.9 < time.monotonic() - started < patience + 0.5
+        assert client.statistics().round_trips == 0
+
+
+def test_silent_connection_is_not_used_again(server: LocalServer) -> None:
+    with (
+        FaultProxy(("127.0.0.1", server.port)) as proxy,
+        Client(f"grpc://127.0.0.1:{proxy.address[1]}", timeout=0.5) as client,
+    ):
+        client.top()
+        proxy.blackhole(True)
+        with pytest.raises(remotegpu.DeadlineExceeded):
+            client.top()
+        proxy.blackhole(False)  # for new connections; what the old one lost is lost
+        assert client.top().devices
+        assert client.statistics().connections == 2
+        # The server's own word that the time is over says that the connection is well.
+        with client.alloc() as lease:
+            x = lease.xp.ones((1500, 1500))
+            with pytest.raises(remotegpu.DeadlineExceeded):
+                lease.fetch(x @ x @ x, timeout=0.02)
+        assert client.statistics().connections == 2
+
+
+class Ending(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the stubs only
+    """Ends every stream in order, after some messages."""
+
+    def __init__(self, messages: list[bytes]) -> None:
+        self._messages = messages
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+        return grpc.unary_stream_rpc_method_handler(lambda request, context: iter(self._messages))
+
+
+@pytest.mark.parametrize(
+    ("messages", "kind", "words"),
+    [([], remotegpu.ProtocolError, "without a message"), ([b"", b""], remotegpu.ConnectionLost, "ended the stream")],
+    ids=["at once", "later"],
+)
+def test_stream_that_ends_is_an_error(messages: list[bytes], kind: type[errors.Error], words: str) -> None:
+    server = grpc.server(futures.ThreadPoolExecutor(1), handlers=[Ending(messages)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with Client(f"grpc://127.0.0.1:{port}", timeout=10) as client:
+            watching = client.watch()
+            for _ in messages:
+                next(watching)
+            with pytest.raises(kind, match=words):
+                next(watching)
+    finally:
+        server.stop(None).wait()

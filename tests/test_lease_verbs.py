@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-import gc
+import collections
 import subprocess
 import sys
 import threading
@@ -18,6 +18,7 @@ import pytest
 
 import remotegpu
 from remotegpu import Client
+from remotegpu import client as client_module
 from remotegpu.config import LAMBDA_VARIABLE, LEASE_VARIABLE
 from remotegpu.local import LocalServer
 from remotegpu.v1 import compute_pb2, scheduler_pb2
@@ -80,17 +81,6 @@ def test_renew_of_what_is_no_lease(passive: Client) -> None:
     lease.dealloc()
     with pytest.raises(remotegpu.LeaseExpired, match="deallocated"):
         lease.renew()
-
-
-def test_lease_lives_as_long_as_its_object(server: LocalServer, passive: Client) -> None:
-    with Client(server.url, timeout=20) as client:
-        lease = client.alloc(idle_ttl=1.0)
-        lease.fetch(lease.xp.ones((2,)))
-        key = lease.id
-        assert outlives(passive, key, 2.5)
-        del lease
-        gc.collect()
-        wait_until(lambda: entry(passive, key) is None, "nobody holds it, so it ends by its TTL")
 
 
 def test_lease_in_use_needs_no_renewal(server: LocalServer) -> None:
@@ -339,23 +329,35 @@ def test_watch_is_a_stream_of_snapshots(passive: Client, client: Client) -> None
         next(watching)
 
 
-@pytest.mark.parametrize("interval", [0.05, 0, -1, float("inf"), "1"])
+@pytest.mark.parametrize("interval", [0.05, 0, -1, 60.1, float("inf"), "1"])
 def test_watch_refuses_an_interval_at_once(client: Client, interval: Any) -> None:
     with pytest.raises(remotegpu.InvalidInput) as caught:
         client.watch(interval)
     assert caught.value.field == "interval"
 
 
-def test_watch_goes_on_beyond_a_timeout_and_notices_silence(proxy: FaultProxy) -> None:
+def test_watch_is_one_stream_beyond_any_timeout_and_notices_silence(proxy: FaultProxy) -> None:
     with Client(f"grpc://127.0.0.1:{proxy.address[1]}", timeout=0.5) as client:
         watching = client.watch(0.1)
         start = next(watching).uptime_s
         wait_until(lambda: next(watching).uptime_s > start + 2, "it lives longer than any call may")
+        assert client.statistics().round_trips == 0, "it has not ended and begun anew"
+        time.sleep(1.0)  # the caller's own time is not the server's silence
+        next(watching)
         proxy.blackhole(True)
-        with pytest.raises(remotegpu.DeadlineExceeded):
-            for _ in watching:
-                pass
+        silent = time.monotonic()
+        with pytest.raises(remotegpu.DeadlineExceeded) as caught:
+            collections.deque(watching, maxlen=0)
+        assert 0.5 < time.monotonic() - silent < 2.5
+        assert caught.value.deadline == 0.6
         proxy.blackhole(False)
+
+
+def test_watch_goes_on_with_a_new_stream_now_and_then(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "STREAM_LIFE", -4.8)  # 0.3 s with an interval of 0.1 s and the patience of 5 s
+    watching = client.watch(0.1)
+    wait_until(lambda: next(watching) and client.statistics().round_trips >= 3, "streams have ended")
+    watching.close()
 
 
 def test_watch_tells_that_the_server_is_gone(start_server: StartServer) -> None:

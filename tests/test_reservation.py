@@ -40,10 +40,23 @@ def test_fields_are_refused_by_name_before_anything_is_sent(field: str, given: A
 
 def test_fields_that_do_not_exist_are_type_errors() -> None:
     with Client("grpc://127.0.0.1:9") as client:
-        calls: list[tuple[Callable[..., object], str]] = [(client.alloc, "gpu"), (client.alloc_nowait, "timeout")]
+        calls: list[tuple[Callable[..., object], str]] = [
+            *((call, "gpu") for call in (client.alloc, client.alloc_nowait, client.lease, client.explain)),
+            *((call, "timeout") for call in (client.alloc_nowait, client.explain)),
+        ]
         for call, field in calls:
-            with pytest.raises(TypeError, match=field):
+            name = getattr(call, "__name__", "")
+            with pytest.raises(TypeError, match=rf"Client\.{name}\(\) has no argument '{field}'; it has .*memory"):
                 call(**{field: 1})
+
+
+def test_limit_of_a_wait_includes_none() -> None:
+    with pytest.raises(remotegpu.InvalidInput) as caught:
+        Reservation(timeout=-1.0)
+    assert caught.value.limit.startswith("0 or seconds above 0")
+    with pytest.raises(remotegpu.InvalidInput) as caught:
+        Reservation(idle_ttl=-1.0)
+    assert caught.value.limit.startswith("seconds above 0")
 
 
 def test_numbers_of_numpy_are_numbers() -> None:

@@ -2,9 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Retries: only connections that could not be made, and only for so long. Waits start at 0.05 seconds."""
 
+import functools
+import gc
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -132,3 +135,39 @@ def test_timeout_is_for_everything_together() -> None:
     with pytest.raises(errors.ConnectionLost):
         until_connected(attempts, 10.0, idempotent=True, timeout=0.5)
     assert 2 <= attempts.calls <= 3
+
+
+def test_attempt_that_was_sent_is_not_forgotten() -> None:
+    """The last attempts could not connect; the first may have run all the same."""
+    attempts = Attempts(float("inf"), lambda number: lost(1) if number == 1 else refused(number))
+    with pytest.raises(errors.ConnectionLost) as caught:
+        until_connected(attempts, 0.3, idempotent=True)
+    assert attempts.calls >= 2
+    assert "reset 1" in caught.value.why
+    assert f"refused {attempts.calls}" in caught.value.why
+    assert caught.value.address == "127.0.0.1:1"
+    other = Attempts(2, lambda number: lost(1) if number == 1 else errors.Unavailable(why="draining"))
+    with pytest.raises(errors.Unavailable):
+        until_connected(other, 10.0, idempotent=True)
+
+
+def test_error_after_retries_holds_nothing_of_them() -> None:
+    """Only the garbage collector, which may come late, would free what an error in a circle holds."""
+
+    class Held:
+        pass
+
+    held = Held()
+    gone = weakref.ref(held)
+
+    def attempt(holding: Held) -> str:
+        raise refused(1)
+
+    gc.disable()
+    try:
+        with pytest.raises(errors.ConnectError):
+            until_connected(functools.partial(attempt, held), 0.2)
+        del held
+        assert gone() is None
+    finally:
+        gc.enable()

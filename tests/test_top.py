@@ -4,19 +4,14 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import re
-import subprocess
-import sys
 
 import pytest
-from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from remotegpu.cli import tables, top
 from remotegpu.cli.screen import allot, render
 from remotegpu.cli.tables import Column, bar, encoded, fit, frame, line, painted
 from remotegpu.cli.view import View
@@ -253,8 +248,20 @@ def test_lists_are_cut_to_the_height_around_the_chosen_lease() -> None:
 
 def test_lists_without_room_are_counted() -> None:
     shown = text(busy(devices=8, leases=40, waiters=9), 80, 10)
-    assert "devices: 8" in shown
+    assert "… 7 more" in shown
     assert "leases: 40" in shown
+    assert "devices: 8" in text(busy(devices=8, leases=40, waiters=9), 80, 7)
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 10), (30, 8), (20, 5)])
+def test_small_terminal_shows_more_than_the_header(width: int, height: int) -> None:
+    shown = text(busy(devices=1, leases=1, waiters=0), width, height, View(lost="no snapshot for 9 s"))
+    assert shown.startswith("no snapshot for 9 s")
+    assert "DEV" in shown or "devices: 1" in shown
+    assert "LEASE" in shown or "leases: 1" in shown
+    if height >= 8:
+        assert "0.5" in shown or "50%" in shown
+        assert "00000000" in shown
 
 
 def test_room_goes_to_devices_first_and_then_to_the_shortest_list() -> None:
@@ -308,90 +315,3 @@ def test_letters_that_the_terminal_lacks_get_stand_ins() -> None:
     assert "> 00000001" in plain
     assert [len(given) for given in plain.splitlines()] == [len(given) for given in shown.splitlines()]
     assert encoded(shown, "utf-8").decode() == shown
-
-
-# The command.
-
-
-class Printed:
-    """A client that has one snapshot."""
-
-    def __init__(self, snapshot: pb.Snapshot) -> None:
-        self.snapshot = snapshot
-
-    def top(self) -> pb.Snapshot:
-        return self.snapshot
-
-
-def options(*arguments: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="remotegpu top")
-    top.add_arguments(parser)
-    return parser.parse_args(arguments)
-
-
-def test_json_is_the_snapshot(capsys: pytest.CaptureFixture[str]) -> None:
-    snapshot = busy()
-    snapshot.leases[0].tenant = "équipe"
-    assert top.run(Printed(snapshot), options("--json")) == 0  # type: ignore[arg-type]
-    printed = capsys.readouterr().out
-    assert json_format.Parse(printed, pb.Snapshot()) == snapshot
-    assert '"memory_reserved": "3221225472"' in printed
-    assert '"exclusive": false' in printed, "also what has its default value"
-
-
-def test_without_a_terminal_it_is_printed_once_in_full(capsys: pytest.CaptureFixture[str]) -> None:
-    assert top.run(Printed(busy(leases=100)), options()) == 0  # type: ignore[arg-type]
-    printed = capsys.readouterr().out
-    assert printed == text(busy(leases=100)) + "\n"
-    assert "\x1b" not in printed
-    assert "quit" not in printed
-
-
-@pytest.mark.parametrize("interval", ["0.05", "-1", "nan", "inf", "soon"])
-def test_interval_is_checked(interval: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        options("--interval", interval)
-    assert "is not a number of seconds from 0.1 upwards" in capsys.readouterr().err
-    assert options("--interval", "0.1").interval == 0.1
-    assert options().interval == 1.0
-
-
-def ended(script: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=50)
-
-
-def test_rich_is_loaded_by_the_running_command_alone() -> None:
-    script = "import sys, remotegpu.cli, remotegpu.cli.top, remotegpu.cli.sizes\nprint('rich' in sys.modules)"
-    assert ended(script).stdout == "False\n"
-
-
-def test_missing_rich_is_told_in_a_sentence() -> None:
-    script = """
-import argparse, sys
-sys.modules["rich"] = None
-from remotegpu.cli import top
-sys.exit(top.run(None, argparse.Namespace(json=False, once=True, interval=1.0)))
-"""
-    done = ended(script)
-    assert done.returncode == 2
-    assert done.stderr == "rich is missing: pip install 'remotegpu[cli]'\n"
-
-
-def test_a_missing_module_of_our_own_is_not_taken_for_rich(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "remotegpu.cli.screen", None)
-    with pytest.raises(ModuleNotFoundError, match="screen"):
-        top.run(Printed(busy()), options("--once"))  # type: ignore[arg-type]
-
-
-def test_colours_are_asked_of_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Tty:
-        encoding = "utf-8"
-
-        def isatty(self) -> bool:
-            return True
-
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.delenv("COLORTERM", raising=False)
-    assert tables.colours(Tty()) == "256"  # type: ignore[arg-type]
-    monkeypatch.setenv("TERM", "dumb")
-    assert tables.colours(Tty()) is None  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from remotegpu.cli.live import silence
 from remotegpu.cli.view import SORTS, Dealloc, Keyboard, Quit, View, follow, ordered, press
 from remotegpu.v1 import scheduler_pb2 as pb
 from tests.test_top import busy, text
@@ -88,7 +89,14 @@ def test_quit_help_and_messages() -> None:
     helped = pressed(View(message="done"), "?", busy())
     assert "deallocate it" in text(busy(), 80, 24, helped)
     assert "NVIDIA" not in text(busy(), 80, 24, helped)
-    assert pressed(helped, "x", busy()) == View()
+    assert pressed(helped, "x", busy()) == pressed(helped, "?", busy()) == View()
+
+
+def test_silence_is_told_and_counted() -> None:
+    view = View(message="done")
+    assert silence(view, 1.0, 4.0) == (view, 3.0)
+    assert silence(view, 4.2, 4.0) == (replace(view, lost="no snapshot for 4 s"), 1.0)
+    assert silence(replace(view, lost="no snapshots: x"), 9.0, 4.0) == (replace(view, lost="no snapshots: x"), None)
 
 
 def test_selection_moves_on_when_its_lease_ends() -> None:
@@ -111,8 +119,8 @@ def test_question_is_taken_back_when_its_lease_ends() -> None:
 
 
 def test_lost_connection_is_said_until_the_next_snapshot() -> None:
-    view = View(lost="nothing answered")
-    assert text(busy(), 80, 24, view).startswith("connection lost, trying again: nothing answered")
+    view = View(lost="no snapshots: nothing answered")
+    assert text(busy(), 80, 24, view).startswith("no snapshots: nothing answered")
     assert follow(view, busy(), busy()) == replace(view, lost="")
 
 

@@ -4,141 +4,23 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
 import re
 import signal
-import struct
 import subprocess
 import sys
 import termios
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pyte
 import pytest
 
 from remotegpu import Client
 from tests.conftest import StartServer, wait_until
+from tests.fixtures.proxy import FaultProxy
+from tests.fixtures.terminal import LEFT, Terminal
 
-# The terminal must be the controlling one of the process, or resizing and Ctrl-C are not signalled.
-CONTROL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.executable, sys.argv[1:])"
-FRAME_START, FRAME_END = b"\x1b[?2026h", b"\x1b[?2026l"
-LEFT = b"\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
 DOWN = b"\x1b[B"
-
-
-class Terminal:
-    """A pseudo-terminal with a program in it, and what a person would see."""
-
-    def __init__(self, *arguments: str, columns: int = 80, lines: int = 24, **environment: str) -> None:
-        self.master, self.slave = pty.openpty()
-        os.set_blocking(self.master, False)
-        self.columns, self.lines, self.raw = columns, lines, b""
-        self._set_size()
-        self.before = termios.tcgetattr(self.slave)
-        names = {name: value for name, value in os.environ.items() if name not in {"REMOTEGPU_URL", "NO_COLOR"}}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", CONTROL, sys.executable, *arguments],
-            stdin=self.slave,
-            stdout=self.slave,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            env=names | {"TERM": "xterm-256color"} | environment,
-        )
-
-    def _set_size(self) -> None:
-        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", self.lines, self.columns, 0, 0))
-
-    def resize(self, columns: int, lines: int) -> None:
-        """As a window manager does it: the kernel sends SIGWINCH."""
-        self.columns, self.lines = columns, lines
-        self._set_size()
-
-    def press(self, keys: bytes) -> None:
-        os.write(self.master, keys)
-
-    def read(self) -> None:
-        """Takes what has been drawn so far."""
-        try:
-            while piece := os.read(self.master, 65536):
-                self.raw += piece
-        except BlockingIOError:
-            pass
-
-    def screen(self) -> list[str]:
-        """The lines as they stand on a terminal of this size that was sent everything so far."""
-        self.read()
-        screen = pyte.Screen(self.columns, self.lines)
-        pyte.ByteStream(screen).feed(self.raw)
-        return [line.rstrip() for line in screen.display]
-
-    def frame(self) -> list[str]:
-        """The last whole frame, drawn on a terminal far larger than this one, so that what is too long or too low
-        stands there and is neither wrapped nor cut."""
-        self.read()
-        whole = self.raw[: self.raw.rfind(FRAME_END) + len(FRAME_END)]
-        screen: Any = pyte.Screen(400, 200)
-        pyte.ByteStream(screen).feed(whole[whole.rfind(FRAME_START) :])
-        lines = [line.rstrip() for line in screen.display]
-        while lines and not lines[-1]:
-            lines.pop()
-        return lines
-
-    def wait(self, condition: Callable[[list[str]], object], what: str) -> list[str]:
-        """The screen, once the condition holds for it."""
-        shown: list[str] = []
-
-        def holds() -> object:
-            nonlocal shown
-            shown = self.screen()
-            return condition(shown)
-
-        try:
-            wait_until(holds, what, 20)
-        except AssertionError as error:
-            code = self.process.poll()
-            words = self.process.stderr.read().decode() if code is not None and self.process.stderr else ""
-            raise AssertionError(f"{error}; exit code {code} {words}\n" + "\n".join(shown)) from None
-        return shown
-
-    def wait_text(self, text: str) -> list[str]:
-        return self.wait(lambda lines: any(text in line for line in lines), text)
-
-    def ends(self) -> int:
-        """The exit code; what it wrote to standard error is in `words`."""
-
-        def over() -> bool:
-            self.read()  # a full terminal would hold it up
-            return self.process.poll() is not None
-
-        wait_until(over, "the program ends", 20)
-        self.read()
-        assert self.process.stderr is not None
-        self.words = self.process.stderr.read().decode()
-        assert self.process.returncode is not None
-        return self.process.returncode
-
-    def check_restored(self) -> None:
-        assert termios.tcgetattr(self.slave) == self.before
-        assert self.raw.endswith(LEFT)
-
-    def hang_up(self) -> None:
-        """Closes the window that the program is in."""
-        for end in (self.slave, self.master):
-            os.close(end)
-        self.slave, self.master = os.open(os.devnull, os.O_RDONLY), os.open(os.devnull, os.O_RDONLY)
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        if self.process.stderr is not None:
-            self.process.stderr.close()
-        os.close(self.master)
-        os.close(self.slave)
-
 
 OpenTerminal = Callable[..., Terminal]
 
@@ -210,7 +92,7 @@ def test_resizing_draws_at_once_and_nothing_overflows(start_server: StartServer,
     with Client(server.url) as client:
         leases = [client.alloc(idle_ttl=600) for _ in range(12)]
         # No second snapshot comes while the test runs: what is drawn after a resize is drawn because of it.
-        screen = terminal(*top("--url", server.url, "--interval", "500"))
+        screen = terminal(*top("--url", server.url, "--interval", "60"))
         screen.wait_text(leases[0].id[:8])
         for columns, lines in ((60, 20), (132, 43), (80, 24), (200, 50), (30, 8)):
             screen.resize(columns, lines)
@@ -234,14 +116,29 @@ def test_lost_connection_is_shown_and_made_again(start_server: StartServer, term
     screen = terminal(*top("--url", server.url, "--interval", "0.1"))
     screen.wait_text("ready")
     server.stop()
-    screen.wait_text("connection lost, trying again: ")
+    screen.wait_text("no snapshots: ")
     screen.wait_text("ready")  # the last state still stands there
     start_server("--listen", f"127.0.0.1:{server.port}", gpus="cpu:2")
     screen.wait(lambda lines: sum("CPU" in line and "ready" in line for line in lines) == 2, "the new server's devices")
-    screen.wait(lambda lines: not any("connection lost" in line for line in lines), "connected again")
+    screen.wait(lambda lines: not any("no snapshots" in line for line in lines), "connected again")
     screen.press(b"q")
     assert screen.ends() == 0, screen.words
     screen.check_restored()
+
+
+def test_silence_is_shown_long_before_it_is_an_error(start_server: StartServer, terminal: OpenTerminal) -> None:
+    server = start_server()
+    with FaultProxy(("127.0.0.1", server.port)) as proxy:
+        screen = terminal(*top("--url", f"grpc://127.0.0.1:{proxy.address[1]}", "--interval", "0.1"))
+        screen.wait_text("ready")
+        proxy.blackhole(True)
+        screen.wait_text("no snapshot for 1 s")
+        screen.wait_text("no snapshot for 3 s")  # it counts, though nothing happens
+        screen.wait_text("no snapshots: no answer within the deadline of 5.1 s")
+        proxy.blackhole(False)
+        screen.wait(lambda lines: not any("no snapshots" in line for line in lines), "connected again")
+        screen.press(b"q")
+        assert screen.ends() == 0, screen.words
 
 
 def test_server_that_is_not_there_is_an_error_and_no_screen(terminal: OpenTerminal) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from remotegpu import graph, wire
 from remotegpu.result import Reply, receive
-from remotegpu.transport import Transport
+from remotegpu.transport import GRACE, Transport
 
 
 def exchange(
@@ -24,11 +24,11 @@ def exchange(
     messages: Iterator[bytes]
     if small and expected <= wire.INLINE_LIMIT:
         request = wire.join(header, middle, body.parts, body.size)
-        messages = iter((transport.unary("Compute/Run", request, timeout),))
+        messages = iter((transport.unary("Compute/Run", request, timeout, grace=GRACE),))
     else:
         limit = wire.INLINE_LIMIT if small else wire.CHUNK
         requests = functools.partial(wire.messages, header, middle, body.parts, limit)
-        messages = transport.stream("Compute/RunStream", requests, small, timeout)
+        messages = transport.stream("Compute/RunStream", requests, small, timeout, grace=GRACE)
     return receive(messages, started)
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Unpack
+from typing import Self, Unpack
 
 from remotegpu import calls, config, errors, graph, program, wire
 from remotegpu.answers import Explanation, Settings
@@ -34,8 +34,12 @@ from remotegpu.v1 import compute_pb2, lease_pb2, scheduler_pb2
 
 # For calls that are not given a timeout. Seconds.
 DEFAULT_TIMEOUT = 60.0
-# The most often that snapshots are sent. Seconds.
-SHORTEST_INTERVAL = 0.1
+# The most and the least often that snapshots are sent. Seconds.
+SHORTEST_INTERVAL, LONGEST_INTERVAL = 0.1, 60.0
+# How much later than expected a snapshot may come, at most, and how long a stream of them lives: then the next one
+# begins, so that no server keeps one forever for a client that has gone silently. Seconds.
+SNAPSHOT_PATIENCE = 5.0
+STREAM_LIFE = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +58,8 @@ class Client:
     `url`: "grpc://host:port", or "local:" for a server of this process's own, on the CPU where there is no GPU.
     `timeout`: seconds for calls that are not given one. `tenant`: for whom this client says that it acts; quotas and
     the list of leases go by it. `connect_timeout`: seconds within which a connection must be made. `renewal`: whether
-    leases that `alloc`, `alloc_nowait` and `attach` gave are kept alive in the background while their objects live;
-    never in AWS Lambda, where a frozen process could not.
+    leases that `alloc`, `alloc_nowait` and `attach` gave are kept alive in the background while anybody holds them or
+    an array of theirs; never in AWS Lambda, where a frozen process could not.
 
     Raises ConfigurationError for another kind of URL or name, InvalidInput for a time that is not a finite number above
     0."""
@@ -80,7 +84,7 @@ class Client:
         # Held while the server of `local:` starts or is taken away, so that there is only one.
         self._starting = threading.Lock()
         self._closed = False
-        self._keeper = Keeper(self._renewed) if renewal else None
+        self._keeper = Keeper(self.renewed) if renewal else None
         self.catalog = Catalog()
 
     def _transport_to(self, target: str) -> Transport:
@@ -107,7 +111,7 @@ class Client:
     def __repr__(self) -> str:
         return f"<Client {self.url}>"
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -141,7 +145,7 @@ class Client:
     def lease(self, **fields: Unpack[WaitingFields]) -> Lease:
         """A lease that rides along with its first program: no round trip of its own. Fields as for `alloc`, but with a
         `timeout` of 0; what `alloc` would raise, the first `fetch` or `finish` raises, InvalidInput this call."""
-        return Lease(self, Reservation(**fields))
+        return Lease(self, Reservation.asked("lease", fields))
 
     def alloc(self, **fields: Unpack[WaitingFields]) -> Lease:
         """A lease, granted now; waits in the server's queue for at most `timeout` seconds (60).
@@ -151,14 +155,14 @@ class Client:
         (None: never) seconds after the grant. `priority` (0) to 9: a higher one is served first. `model` (""): what
         will be run, for the policy that looks for devices where it is warm.
 
-        One round trip. While the object lives, the lease is renewed in the background (see `Client`). Raises Busy,
-        Impossible, InvalidInput or a TransportError."""
+        One round trip. While anybody holds the object or an array of it, the lease is renewed in the background (see
+        `Client`). Raises Busy, Impossible, InvalidInput or a TransportError."""
         fields.setdefault("timeout", DEFAULT_TIMEOUT)
-        return self._alloc(Reservation(**fields))
+        return self._alloc(Reservation.asked("alloc", fields))
 
     def alloc_nowait(self, **fields: Unpack[ReservationFields]) -> Lease:
         """As `alloc`, but answered at once: raises Busy when the devices are not free now."""
-        return self._alloc(Reservation(timeout=0.0, **fields))
+        return self._alloc(Reservation.asked("alloc_nowait", fields, waiting=False))
 
     def _alloc(self, reservation: Reservation) -> Lease:
         # The same lease for every attempt, so that a broken connection can be followed by another one.
@@ -178,7 +182,7 @@ class Client:
         others keep on its devices is theirs, and its memory is shared with them. Raises ConfigurationError,
         LeaseExpired, LeaseUnknown, InvalidInput or a TransportError."""
         key = config.lease_from(os.environ) if lease is None else lease
-        grant = self._renewed(key, self._timeout)
+        grant = self.renewed(key)
         return self._kept(Lease(self, Reservation.of(grant), grant, attached=True))
 
     def _kept(self, lease: Lease) -> Lease:
@@ -189,12 +193,14 @@ class Client:
     def renew(self, lease: str) -> float | None:
         """Restarts the idle clock of a lease, by its key: the seconds until it ends if nothing more happens, None if it
         would not. One round trip. Raises LeaseExpired, LeaseUnknown, InvalidInput or a TransportError."""
-        return self._renewed(lease, self._timeout).ttl_left_ms / 1000 or None
+        return self.renewed(lease).ttl_left_ms / 1000 or None
 
-    def _renewed(self, lease: str, timeout: float) -> lease_pb2.LeaseGrant:
+    def renewed(self, lease: str, timeout: float | None = None) -> lease_pb2.LeaseGrant:
+        """Renews a lease, and what the server says of it: the mechanism under `renew` and `attach`. `timeout` in
+        seconds."""
         check_text("lease", lease, "a lease's key")
         request = scheduler_pb2.RenewRequest(lease=lease).SerializeToString()
-        answer = self._connected().unary("Scheduler/Renew", request, timeout, idempotent=True)
+        answer = self._connected().unary("Scheduler/Renew", request, self._seconds(timeout), idempotent=True)
         return wire.parse(lease_pb2.LeaseGrant, answer)
 
     def dealloc(self, lease: str, *, timeout: float | None = None, tolerant: bool = False) -> bool:
@@ -230,7 +236,7 @@ class Client:
     def explain(self, **fields: Unpack[ReservationFields]) -> Explanation:
         """Whether `alloc_nowait` with these fields would be granted, where, and if not, why. Changes nothing. One round
         trip. Raises InvalidInput or a TransportError."""
-        request = Reservation(timeout=0.0, **fields).message().SerializeToString()
+        request = Reservation.asked("explain", fields, waiting=False).message().SerializeToString()
         return Explanation.of(wire.parse(scheduler_pb2.Explanation, self._ask("Scheduler/Explain", request)))
 
     def set(self, *, policy: str | None = None, slots: int | None = None, queue: int | None = None) -> Settings:
@@ -251,31 +257,31 @@ class Client:
         return wire.parse(scheduler_pb2.Snapshot, self._ask("Scheduler/Top", request))
 
     def watch(self, interval: float = 1.0) -> Generator[scheduler_pb2.Snapshot, None, None]:
-        """A snapshot at once and one every `interval` seconds (at least 0.1), until the iterator is closed.
+        """A snapshot at once and one every `interval` seconds (0.1 to 60), until the iterator is closed.
 
-        A server that says nothing for longer than the client's timeout is a DeadlineExceeded. Raises InvalidInput at
-        once, and any error of the tree from the iterator."""
+        A snapshot that is 5 seconds late (the client's timeout, if that is shorter) is a DeadlineExceeded. Raises
+        InvalidInput at once, and any error of the tree from the iterator."""
         check_seconds("interval", interval)
-        if interval < SHORTEST_INTERVAL:
-            raise errors.InvalidInput(
-                field="interval", limit=f"at least {SHORTEST_INTERVAL} seconds", given=str(interval)
-            )
+        if not SHORTEST_INTERVAL <= interval <= LONGEST_INTERVAL:
+            limit = f"{SHORTEST_INTERVAL:g} to {LONGEST_INTERVAL:g} seconds"
+            raise errors.InvalidInput(field="interval", limit=limit, given=str(interval))
         return self._watch(interval)
 
     def _watch(self, interval: float) -> Generator[scheduler_pb2.Snapshot, None, None]:
         request = scheduler_pb2.WatchRequest(interval_ms=round(interval * 1000)).SerializeToString()
-        transport, seconds = self._connected(), self._timeout + interval
-        alive = True
-        while alive:
-            alive = False
-            # A new stream now and then: one without a deadline would wait forever for a server that is gone silently.
+        transport, silence = self._connected(), interval + min(self._timeout, SNAPSHOT_PATIENCE)
+        life = STREAM_LIFE + silence
+        while True:
+            ends = time.monotonic() + life
+            stream = transport.stream("Scheduler/Watch", lambda: iter((request,)), True, life, silence=silence)
             try:
-                for message in transport.stream("Scheduler/Watch", lambda: iter((request,)), True, seconds):
-                    alive = True
+                for message in stream:
                     yield wire.parse(scheduler_pb2.Snapshot, message)
             except errors.DeadlineExceeded:
-                if not alive:
+                if time.monotonic() < ends:
                     raise
+            else:
+                raise errors.ConnectionLost(address=transport.target, why="the server has ended the stream")
 
     # Calls.
 

@@ -14,7 +14,7 @@ from remotegpu.v1 import compute_pb2 as pb
 
 if TYPE_CHECKING:
     from remotegpu.array import Array
-    from remotegpu.lease import DeviceSession
+    from remotegpu.session import DeviceSession
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,8 @@ class Namespace:
 
     Wrong arguments are refused at the call: TypeError, ValueError, IndexError or OverflowError, as by NumPy."""
 
+    __slots__ = ("__weakref__", "_session")
+
     __name__ = _NAME
     __array_api_version__ = STANDARD
 
@@ -45,8 +47,9 @@ class Namespace:
         return f"<array namespace of {self._session.device}>"
 
     def __getattr__(self, name: str) -> Any:
+        value: Any
         if name in _FUNCTIONS:
-            value: Any = _function(self._session, name)
+            value = _method(name)
         elif name in dtypes.NAMES:
             value = np.dtype(name).type
         elif name in _CONSTANTS:
@@ -57,8 +60,9 @@ class Namespace:
             near = difflib.get_close_matches(name, dir(self))
             what = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(dir(self))}"
             raise AttributeError(f"namespace {_NAME!r} has no {name!r}; {what}")
-        setattr(self, name, value)
-        return value
+        # For all namespaces: one that kept functions of its own would be held by them.
+        setattr(Namespace, name, value)
+        return getattr(self, name)
 
     def __dir__(self) -> Sequence[str]:
         """The public names."""
@@ -171,9 +175,9 @@ def _dtype_of(item: Any) -> Dtype:
     return np.dtype(bool) if item is True or item is False else travelling(item)
 
 
-def _function(session: Session, name: str) -> Callable[..., Any]:
-    def function(*args: Any, **kwargs: Any) -> Any:
-        return call(session, name, args, kwargs)
+def _method(name: str) -> Callable[..., Any]:
+    def function(self: Namespace, /, *args: Any, **kwargs: Any) -> Any:
+        return call(self._session, name, args, kwargs)
 
     signature = TABLE[name].signature
     function.__name__ = function.__qualname__ = name
@@ -187,7 +191,7 @@ def _function(session: Session, name: str) -> Callable[..., Any]:
 
 
 def _inspectable(signature: Signature) -> inspect.Signature:
-    parameters = []
+    parameters = [inspect.Parameter("self", inspect._ParameterKind.POSITIONAL_ONLY)]
     for i, (name, default) in enumerate(zip(signature.names, signature.defaults, strict=True)):
         if i == 0 and signature.variadic:
             kind = inspect._ParameterKind.VAR_POSITIONAL

@@ -35,13 +35,12 @@ class WaitingFields(ReservationFields, total=False):
     timeout: float
 
 
-def check_seconds(field: str, given: Any) -> None:
-    """Raises InvalidInput for what is not a time above 0, or too long for the wire."""
+def check_seconds(field: str, given: Any, *, or_none: bool = False) -> None:
+    """Raises InvalidInput for what is not a time above 0 (`or_none`: or 0), or too long for the wire."""
     is_time = isinstance(given, numbers.Real) and not isinstance(given, bool)
-    if not is_time or not 0 < given <= LONGEST:  # false for NaN
-        raise errors.InvalidInput(
-            field=field, limit=f"seconds above 0, at most {LONGEST:.0f}", given=reprlib.repr(given)
-        )
+    if not is_time or not (0 < given <= LONGEST or (or_none and given == 0)):  # false for NaN
+        limit = f"{'0 or ' if or_none else ''}seconds above 0, at most {LONGEST:.0f}"
+        raise errors.InvalidInput(field=field, limit=limit, given=reprlib.repr(given))
 
 
 def check_whole(field: str, given: Any, least: int, most: int) -> None:
@@ -88,14 +87,22 @@ class Reservation:
         exclusive: Any = self.exclusive
         if not isinstance(exclusive, bool):
             raise errors.InvalidInput(field="exclusive", limit="True or False", given=reprlib.repr(exclusive))
-        timeout: Any = self.timeout
-        if isinstance(timeout, bool) or timeout != 0:  # 0 is an answer at once
-            check_seconds("timeout", timeout)
+        check_seconds("timeout", self.timeout, or_none=True)  # 0 is an answer at once
         check_seconds("idle_ttl", self.idle_ttl)
         if self.hard_ttl is not None:
             check_seconds("hard_ttl", self.hard_ttl)
         check_whole("priority", self.priority, 0, HIGHEST_PRIORITY)
         check_text("model", self.model, "a model's name")
+
+    @classmethod
+    def asked(cls, method: str, fields: WaitingFields | ReservationFields, *, waiting: bool = True) -> Reservation:
+        """From the keyword arguments of a client's method, without a `timeout` if it is not `waiting`. Raises TypeError
+        that names the method for others."""
+        known = (WaitingFields if waiting else ReservationFields).__annotations__
+        for name in fields:
+            if name not in known:
+                raise TypeError(f"Client.{method}() has no argument {name!r}; it has {', '.join(sorted(known))}")
+        return cls(**fields)
 
     @classmethod
     def of(cls, grant: lease_pb2.LeaseGrant) -> Reservation:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# Before the second attempt, at least. Seconds.
+_LEAST_PAUSE = 0.05
+
 
 def until_connected(
     attempt: Callable[[], T], patience: float, *, idempotent: bool = False, timeout: float = math.inf
@@ -25,18 +28,22 @@ def until_connected(
     is `idempotent`, ConnectionLost.
 
     It may go without a connection for `patience` seconds in all: the time of calls that were under way when theirs
-    broke does not count. `timeout` seconds are for everything together. Raises the last of those errors."""
+    broke does not count. `timeout` seconds are for everything together. Raises the last of those errors, but
+    ConnectionLost if any attempt was sent: then it is unknown what ran."""
     failures = (errors.ConnectError, errors.ConnectionLost) if idempotent else (errors.ConnectError,)
     started = time.monotonic()
     under_way = 0.0
+    # Why the last attempt that was sent has no answer.
+    broken = ""
 
     def timed() -> T:
-        nonlocal under_way
+        nonlocal under_way, broken
         begun = time.monotonic()
         try:
             return attempt()
-        except errors.ConnectionLost:
+        except errors.ConnectionLost as error:
             under_way += time.monotonic() - begun
+            broken = error.why
             raise
 
     def too_late(pause: float) -> bool:
@@ -49,14 +56,22 @@ def until_connected(
     try:
         return timed()
     except failures:
-        if too_late(0.0):
+        if too_late(_LEAST_PAUSE):
             raise
     import tenacity
 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(failures),
-        wait=tenacity.wait_exponential(multiplier=0.05, max=1.0) + tenacity.wait_random(0.0, 0.05),
+        wait=tenacity.wait_exponential(multiplier=_LEAST_PAUSE, max=1.0) + tenacity.wait_random(0.0, _LEAST_PAUSE),
         stop=stop,
         reraise=True,
     )
-    return retrying(timed)
+    try:
+        return retrying(timed)
+    except errors.Error as error:
+        if broken and isinstance(error, errors.ConnectError):
+            why = f"{broken}; and then no new connection could be made: {error.why}"
+            raise errors.ConnectionLost(address=error.address, why=why) from None
+        # Without the frames of tenacity: they hold the error, and it would hold them.
+        error.__traceback__ = None
+        raise

@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 
@@ -18,8 +19,8 @@ from remotegpu import errors, retry, wire
 CONNECT_PATIENCE = 5.0
 # Metadata of each call: the tenant for whom the client says that it acts.
 TENANT_KEY = "remotegpu-tenant"
-# The server answers a passed deadline itself, with a typed error; the transport waits this much longer for it.
-_GRACE = 0.5
+# The server answers the passed deadline of a program itself, with a typed error; such a call waits this much longer.
+GRACE = 0.5
 # How gRPC begins the details of UNAVAILABLE when no connection could be made, so that nothing was sent. Whatever it
 # says otherwise counts as a call whose outcome is unknown. (Watching the channel's state instead would say it without
 # words, but a process that ends within 0.2 s of that hangs in the channel's destructor: grpcio 1.85.)
@@ -80,15 +81,26 @@ class Transport:
         self.counts = Counts()
         self._metadata = ((TENANT_KEY, tenant),) if tenant else None
         self._patience = patience
+        # One try may take as long as all together: gRPC's own limit, for a peer that takes the connection and says
+        # nothing, is 20 seconds.
+        limit = max(round(patience * 1000), 1)
+        self._options = (*_OPTIONS, *((f"grpc.{which}_reconnect_backoff_ms", limit) for which in ("min", "initial")))
         self._lock = threading.Lock()
         self._connection: _Connection | None = None
         self._closed = False
 
     def unary(
-        self, method: str, request: bytes | Callable[[], bytes], timeout: float, *, idempotent: bool = False
+        self,
+        method: str,
+        request: bytes | Callable[[], bytes],
+        timeout: float,
+        *,
+        idempotent: bool = False,
+        grace: float = 0.0,
     ) -> bytes:
         """One message each way; a callable `request` gives it anew for each attempt. Timeout in seconds, for all
-        attempts together. `idempotent`: it may run twice, so that it is sent again when the connection broke.
+        attempts together, and `grace` for the server's own word that it has passed. `idempotent`: it may run twice, so
+        that it is sent again when the connection broke.
 
         Raises any error of the tree."""
         until = time.monotonic() + timeout
@@ -98,10 +110,9 @@ class Transport:
             connection = self._acquire()
             try:
                 call = connection.method("unary_unary", method)
-                reply: bytes = call(message, timeout=_left(until), metadata=self._metadata)
+                reply: bytes = call(message, timeout=_left(until) + grace, metadata=self._metadata)
             except (grpc.RpcError, ValueError) as error:
-                failure = self._failed(error, connection, timeout, len(message))
-                raise failure from _cause(failure, error)
+                self._fail(error, connection, timeout, len(message))
             finally:
                 self._release(connection)
             self._count(len(message), len(reply))
@@ -111,12 +122,20 @@ class Transport:
         return retry.until_connected(attempt, patience, idempotent=idempotent, timeout=timeout)
 
     def stream(
-        self, method: str, requests: Callable[[], Iterator[bytes]], single: bool, timeout: float
+        self,
+        method: str,
+        requests: Callable[[], Iterator[bytes]],
+        single: bool,
+        timeout: float,
+        *,
+        grace: float = 0.0,
+        silence: float = math.inf,
     ) -> Iterator[bytes]:
         """Messages both ways; `requests` gives them, again if need be. `single`: there is only one, which spares a
-        sending thread. Timeout in seconds, for all attempts together. Closing the iterator cancels the call.
+        sending thread. Timeout in seconds, for all attempts together, and `grace` as for `unary`. `silence`: seconds
+        that each message may be waited for. Closing the iterator cancels the call.
 
-        Raises any error of the tree."""
+        Raises any error of the tree; DeadlineExceeded names the timeout or the silence, whichever it was."""
         until = time.monotonic() + timeout
         sent = 0
 
@@ -126,21 +145,21 @@ class Transport:
                 sent += len(request)
                 yield request
 
-        def attempt() -> tuple[bytes, Any, _Connection]:
+        def attempt() -> tuple[bytes, _Replies, _Connection]:
             connection = self._acquire()
-            messages = counted()
+            messages, opened = counted(), False
             try:
                 call = connection.method("unary_stream" if single else "stream_stream", method)
                 first = next(messages) if single else messages
-                replies = call(first, timeout=_left(until), metadata=self._metadata)
-                return next(replies, b""), replies, connection
+                replies = _Replies(call(first, timeout=_left(until) + grace, metadata=self._metadata), silence)
+                message = self._first(replies)
+                opened = True
+                return message, replies, connection
             except (grpc.RpcError, ValueError) as error:
-                failure = self._failed(error, connection, timeout, sent)
-                self._release(connection)
-                raise failure from _cause(failure, error)
-            except BaseException:
-                self._release(connection)
-                raise
+                self._fail(error, connection, timeout, sent)
+            finally:
+                if not opened:
+                    self._release(connection)
 
         first, replies, connection = retry.until_connected(attempt, min(self._patience, timeout))
         received = len(first)
@@ -150,8 +169,7 @@ class Transport:
                 received += len(reply)
                 yield reply
         except grpc.RpcError as error:
-            failure = self._failed(error, connection, timeout, sent)
-            raise failure from _cause(failure, error)
+            self._fail(error, connection, timeout, sent)
         except GeneratorExit:
             replies.cancel()
             self._count(sent, received)
@@ -159,6 +177,12 @@ class Transport:
         finally:
             self._release(connection)
         self._count(sent, received)
+
+    def _first(self, replies: _Replies) -> bytes:
+        message = next(replies, None)
+        if message is None:
+            raise errors.ProtocolError(what=f"the server at {self.target} has ended the call without a message")
+        return message
 
     def close(self) -> None:
         """Ends the connection and the calls under way; later ones raise ConfigurationError."""
@@ -180,7 +204,7 @@ class Transport:
             if self._closed:
                 raise closed()
             if self._connection is None:
-                self._connection = _Connection(grpc.insecure_channel(self.target, options=_OPTIONS))
+                self._connection = _Connection(grpc.insecure_channel(self.target, options=self._options))
                 self.counts.connections += 1
             self._connection.users += 1
             return self._connection
@@ -192,30 +216,41 @@ class Transport:
         if unused:
             connection.channel.close()
 
-    def _failed(self, failure: Any, connection: _Connection, timeout: float, sent: int) -> errors.Error:
-        """The error of our tree for one of gRPC's; a call that got no further than connecting is not counted."""
-        error = self._translated(failure, timeout)
-        if isinstance(error, (errors.ConnectError, errors.ConnectionLost)):
-            # A new channel, since this one would wait for gRPC's own pause before it tries again. Another thread may
-            # have made it already, which must stay.
-            with self._lock:
-                if self._connection is connection:
-                    self._connection = None
+    def _fail(self, failure: Any, connection: _Connection, timeout: float, sent: int) -> NoReturn:
+        """Raises the error of our tree for one of gRPC's: the server's typed detail if it sent one, else by status. A
+        call that got no further than connecting is not counted."""
+        # Errors and frames that hold each other would keep what the frames hold until the garbage collector comes.
+        failure.__traceback__ = None
+        error = None if isinstance(failure, (ValueError, _Silent)) else _detail(failure)
+        if error is None:
+            error = self._translated(failure, timeout)
+            if isinstance(error, errors.TransportError):
+                self._drop(connection)
         if not isinstance(error, (errors.ConnectError, errors.ConfigurationError)):
             self._count(sent, 0)
-        return error
+        try:
+            # What gRPC said is kept beside an error that we have no class for; ours say the same in one sentence.
+            raise error from (failure if isinstance(error, errors.UnknownRemoteError) else None)
+        finally:
+            del error
+
+    def _drop(self, connection: _Connection) -> None:
+        """The next call makes a new connection: this one is dead or silent, and gRPC would pause before it tries again.
+        Another thread may have made it already, which must stay."""
+        with self._lock:
+            if self._connection is connection:
+                self._connection = None
 
     def _translated(self, error: Any, timeout: float) -> errors.Error:
-        """The server's typed detail if it sent one, else by status. Raises a ValueError of another origin again."""
+        """By status. Raises a ValueError of another origin again."""
         if isinstance(error, ValueError):
             if "closed channel" not in str(error):
                 raise error
             # `close` came between the choice of the channel and the call: nothing was sent.
             return closed()
+        if isinstance(error, _Silent):
+            return errors.DeadlineExceeded(deadline=error.seconds)
         code, details = error.code(), error.details() or ""
-        for key, value in error.trailing_metadata() or ():
-            if key == wire.ERROR_KEY:
-                return wire.error_from(value)
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return errors.DeadlineExceeded(deadline=timeout)
         if code is grpc.StatusCode.UNAVAILABLE and details.startswith(_NOT_CONNECTED):
@@ -229,14 +264,63 @@ class Transport:
         return errors.UnknownRemoteError(kind=code.name, why=details)
 
 
+class _Silent(grpc.RpcError):
+    """A message did not come in time."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+
+class _Replies:
+    """The messages of a stream, each of which is waited for at most `silence` seconds."""
+
+    def __init__(self, call: Any, silence: float) -> None:
+        self._call = call
+        self._silence = silence
+        self._is_silent = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._silence == math.inf:
+            message: bytes = next(self._call)
+            return message
+        # For each message a new one: it must not run while the caller is busy with the last.
+        watchdog = threading.Timer(self._silence, self._give_up)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            message = next(self._call)
+            return message
+        except grpc.RpcError:
+            if self._is_silent:
+                raise _Silent(self._silence) from None
+            raise
+        finally:
+            watchdog.cancel()
+
+    def _give_up(self) -> None:
+        self._is_silent = True
+        self._call.cancel()
+
+    def cancel(self) -> None:
+        """Ends the call."""
+        self._call.cancel()
+
+
+def _detail(failure: Any) -> errors.Error | None:
+    """What the server said in its own words."""
+    for key, value in failure.trailing_metadata() or ():
+        if key == wire.ERROR_KEY:
+            return wire.error_from(value)
+    return None
+
+
 def _left(until: float) -> float:
-    """Seconds that an attempt may take, so that all of them end by `until` (of `time.monotonic`), and the grace."""
-    return max(until - time.monotonic(), 0.0) + _GRACE
-
-
-def _cause(failure: errors.Error, original: BaseException) -> BaseException | None:
-    """What gRPC said is kept beside an error that we have no class for; ours say the same in one sentence."""
-    return original if isinstance(failure, errors.UnknownRemoteError) else None
+    """Seconds that an attempt may take, so that all of them end by `until` (of `time.monotonic`)."""
+    return max(until - time.monotonic(), 0.0)
 
 
 def closed() -> errors.ConfigurationError:

@@ -5,14 +5,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from remotegpu import config, errors
 from remotegpu._version import __version__
-from remotegpu.cli import leases, top
+from remotegpu.cli import leases, output, top
 
 if TYPE_CHECKING:
     from remotegpu.client import Client
@@ -24,9 +24,9 @@ EXIT_INTERRUPTED = 130
 _EXITS = """exit codes:
   0    done
   1    the server could not be asked
-  2    impossible, bad usage, or a bad setting
+  2    impossible, bad usage, a bad setting, or an output that cannot be written
   75   busy: try again later
-  130  interrupted"""
+  130  interrupted (but 0 for top, which is left that way)"""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,16 +74,25 @@ def exit_code(error: errors.Error) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command. Exit codes: 0 done, 1 the server could not be asked, 2 impossible or bad usage or a bad setting,
-    75 busy, 130 interrupted."""
+    """Runs a command. Exit codes: 0 done, 1 the server could not be asked, 2 impossible or bad usage or a bad setting
+    or no output, 75 busy, 130 interrupted."""
     options = _parser().parse_args(arguments)
     try:
         with _client(options) as client:
             code: int = options.run(client, options)
             return code
     except errors.Error as error:
-        print(f"remotegpu: {error}", file=sys.stderr)
+        if options.json:
+            _print_error(error)
+        output.complain(str(error))
         return exit_code(error)
     except KeyboardInterrupt:
         # `top` is left that way; of the others, a call under way was cancelled, and its place in the queue is free.
         return 0 if options.command == "top" else EXIT_INTERRUPTED
+
+
+def _print_error(error: errors.Error) -> None:
+    try:
+        output.write(json.dumps(leases.error_fields(error)))
+    except errors.ConfigurationError:  # the first error may be this one, and is told on standard error
+        pass

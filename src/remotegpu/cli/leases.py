@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from remotegpu import config, errors
+from remotegpu.cli import output
 from remotegpu.cli.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -22,10 +23,14 @@ if TYPE_CHECKING:
     from remotegpu.client import Client
     from remotegpu.lease import Lease
     from remotegpu.reservation import ReservationFields
+    from remotegpu.v1 import lease_pb2
 
 DEFAULT_TIMEOUT = 60.0
 # Long enough for a person to type the next command. Seconds.
 DEFAULT_TTL = 300.0
+# Characters of a lease's name in `remotegpu top`.
+SHORT_ID = 8
+_MOMENT_MS = 100
 EXIT_BUSY = 75  # EX_TEMPFAIL of sysexits.h
 EXIT_IMPOSSIBLE = 2
 
@@ -44,7 +49,7 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_lease(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("lease", help="the lease's key")
+    parser.add_argument("lease", help="the lease's key; the eight characters that `remotegpu top` shows are not enough")
     _add_json(parser)
 
 
@@ -60,13 +65,6 @@ def _add_request(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--priority", type=int, default=0, metavar="0-9", help="a higher one is served first")
     parser.add_argument("--model", default="", metavar="NAME", help="what will be run, for the sticky policy")
     parser.add_argument(
-        "--timeout",
-        type=float,
-        default=DEFAULT_TIMEOUT,
-        metavar="SECONDS",
-        help="how long to wait in the queue; 0 answers at once (default: %(default)g)",
-    )
-    parser.add_argument(
         "--ttl",
         type=float,
         default=DEFAULT_TTL,
@@ -78,6 +76,13 @@ def _add_request(parser: argparse.ArgumentParser) -> None:
 
 def _add_alloc(parser: argparse.ArgumentParser) -> None:
     _add_request(parser)
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=DEFAULT_TIMEOUT,
+        metavar="SECONDS",
+        help="how long to wait in the queue; 0 answers at once (default: %(default)g)",
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")
     form.add_argument("--env", action="store_true", help="print lines for a shell to evaluate")
@@ -112,29 +117,38 @@ def _fields(options: argparse.Namespace) -> ReservationFields:
 
 
 def alloc(client: Client, options: argparse.Namespace) -> int:
-    """Allocates a lease and prints it. Raises what `Client.alloc` raises; with --json, Busy is printed too."""
-    try:
-        lease = client.alloc(timeout=options.timeout, **_fields(options))
-    except errors.Busy as busy:
-        if options.json:
-            print(json.dumps(busy_fields(busy)))
-        raise
+    """Allocates a lease and prints it; gives it back if that fails, since nobody would know it. Raises what
+    `Client.alloc` raises, and ConfigurationError if it cannot be printed."""
+    lease = client.alloc(timeout=options.timeout, **_fields(options))
     if options.json:
-        print(json.dumps(lease_fields(lease)))
-    elif options.env:
-        print(exports(lease.id, client.url, client.tenant))
+        text = json.dumps(lease_fields(lease))
     else:
-        print(lease_text(lease))
+        text = exports(lease.id, client.url, client.tenant) if options.env else lease_text(lease)
+    try:
+        why = "" if output.write(text) else "nobody reads it"
+    except errors.ConfigurationError as error:
+        why = error.why
+    if why:
+        given_back = client.dealloc(lease.id, tolerant=True)
+        end = "was given back" if given_back else f"could not be given back: it ends after {lease.idle_ttl:g} s"
+        raise errors.ConfigurationError(setting=output.SETTING, why=f"{why}, so the lease {lease.short_id} {end}")
     return 0
 
 
 def renew(client: Client, options: argparse.Namespace) -> int:
     """Renews a lease and prints how long it has."""
-    left = client.renew(options.lease)
+    try:
+        grant = client.renewed(options.lease)
+    except errors.LeaseUnknown:
+        if len(options.lease) == SHORT_ID:
+            limit = "the lease's whole key; the eight characters that `remotegpu top` shows are not enough"
+            raise errors.InvalidInput(field="lease", limit=limit, given=options.lease) from None
+        raise
+    left, ending = time_left(grant)
     if options.json:
-        print(json.dumps({"ttl_left": left}))
+        output.write(json.dumps({"ttl_left": left, "ending": ending}))
     else:
-        print("renewed" if left is None else f"renewed: it ends in {left:g} s unless it is used")
+        output.write(renewed_text(left, ending))
     return 0
 
 
@@ -142,23 +156,24 @@ def dealloc(client: Client, options: argparse.Namespace) -> int:
     """Ends a lease; one that had ended already is no error."""
     ended = client.dealloc(options.lease)
     if options.json:
-        print(json.dumps({"ended_now": ended}))
+        output.write(json.dumps({"ended_now": ended}))
     else:
-        print("deallocated" if ended else "it had ended already")
+        output.write("deallocated" if ended else "it had ended already")
     return 0
 
 
 def set_(client: Client, options: argparse.Namespace) -> int:
     """Changes settings and prints what holds."""
     settings = asdict(client.set(**changes(options.changes)))
-    print(json.dumps(settings) if options.json else "\n".join(f"{name}={value}" for name, value in settings.items()))
+    text = "\n".join(f"{name}={value}" for name, value in settings.items())
+    output.write(json.dumps(settings) if options.json else text)
     return 0
 
 
 def explain(client: Client, options: argparse.Namespace) -> int:
     """Prints what `alloc --timeout 0` would be answered; the exit code is that of such an `alloc`."""
     explanation = client.explain(**_fields(options))
-    print(json.dumps(asdict(explanation)) if options.json else explanation_text(explanation))
+    output.write(json.dumps(asdict(explanation)) if options.json else explanation_text(explanation))
     return {"granted": 0, "busy": EXIT_BUSY}.get(explanation.verdict, EXIT_IMPOSSIBLE)
 
 
@@ -181,6 +196,7 @@ def lease_fields(lease: Lease) -> dict[str, Any]:
         "id": lease.short_id,
         "devices": [{"index": d.index, "name": d.name, "uuid": d.uuid} for d in lease.devices],
         "idle_ttl": lease.idle_ttl,
+        "hard_ttl": lease.hard_ttl,
         "fence": str(lease.fence),  # 64 bits, which not every reader of JSON has for a number
     }
 
@@ -188,29 +204,43 @@ def lease_fields(lease: Lease) -> dict[str, Any]:
 def lease_text(lease: Lease) -> str:
     """A lease for a person."""
     devices = [f"  device {device.index}: {device.name}, {device.uuid}" for device in lease.devices]
-    end = f"  ttl {lease.idle_ttl:g} s from its last use, fence {lease.fence}"
+    cap = "" if lease.hard_ttl is None else f", {lease.hard_ttl:g} s in all at most"
+    end = f"  ttl {lease.idle_ttl:g} s from its last use{cap}, fence {lease.fence}"
     return "\n".join((f"lease {lease.id}", *devices, end))
 
 
+def time_left(grant: lease_pb2.LeaseGrant) -> tuple[float | None, str]:
+    """The seconds until a lease that was just renewed ends if nothing more happens, and by what, in the words of
+    `errors.LeaseExpired`: "idle", "hard_cap", or None and "" if it would not end."""
+    left, idle = grant.ttl_left_ms, grant.idle_ttl_ms
+    if not left:
+        return None, ""
+    # What passed on the server between the renewal and the answer is no sign of another end.
+    by_idle = not grant.hard_ttl_ms or idle - _MOMENT_MS <= left <= idle
+    return left / 1000, "idle" if by_idle else "hard_cap"
+
+
+def renewed_text(left: float | None, ending: str) -> str:
+    """The same for a person."""
+    if left is None:
+        return "renewed"
+    return f"renewed: it ends in {left:g} s" + (" unless it is used" if ending == "idle" else ", used or not")
+
+
 def exports(lease: str, url: str, tenant: str) -> str:
-    """Lines with which a shell hands a lease on."""
-    variables = {config.LEASE_VARIABLE: lease, config.URL_VARIABLE: url}
-    if tenant != config.DEFAULT_TENANT:
-        variables[config.TENANT_VARIABLE] = tenant
+    """Lines with which a shell hands a lease on. Also the tenant that is the default one: the shell may have another in
+    its environment, whose lease this is not."""
+    variables = {config.LEASE_VARIABLE: lease, config.URL_VARIABLE: url, config.TENANT_VARIABLE: tenant}
     return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables.items())
 
 
-def busy_fields(busy: errors.Busy) -> dict[str, Any]:
-    """A refusal as JSON has it."""
-    return {
-        "error": type(busy).__name__,
-        "message": str(busy),
-        "retry_after": busy.retry_after,
-        "queue_length": busy.queue_length,
-        "place": busy.place,
-        "estimated_wait": busy.estimated_wait,
-        "free": {"gpus": busy.free_gpus, "slots": busy.free_slots, "memory": busy.free_memory},
-    }
+def error_fields(error: errors.Error) -> dict[str, Any]:
+    """An error as JSON has it: its class, its sentence, its fields; those of a refusal that are unknown are null."""
+    told: dict[str, Any] = {"error": type(error).__name__, "message": str(error), **error.fields()}
+    if isinstance(error, errors.Busy):
+        told["estimated_wait"] = error.estimated_wait
+        told["free"] = {what: told.pop(f"free_{what}") for what in ("gpus", "slots", "memory")}
+    return told
 
 
 def explanation_text(explanation: Explanation) -> str:

@@ -14,6 +14,7 @@ import socket
 import sys
 import termios
 import threading
+import time
 import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -113,7 +114,7 @@ def show(client: Source, interval: float) -> None:
     try:
         with _signals(inbox) as signals, _terminal() as terminal:
             _in_thread(inbox, lambda: _watch(client, interval, inbox))
-            _Screen(client, first, inbox, terminal).run(signals)
+            _Screen(client, first, inbox, terminal, overdue=3 * interval + 1.0).run(signals)
     finally:
         inbox.close()
     for number in signals:
@@ -134,15 +135,13 @@ def _in_thread(inbox: _Inbox, work: Callable[[], None]) -> None:
 def _watch(client: Source, interval: float, inbox: _Inbox) -> None:
     """Posts snapshots, and in between why there are none."""
     while not inbox.closed.is_set():
-        why = "the server has ended the stream"
         try:
             for snapshot in client.watch(interval):
                 inbox.post(snapshot)
                 if inbox.closed.is_set():
                     return
         except errors.Error as error:
-            why = str(error)
-        inbox.post(_Lost(why))
+            inbox.post(_Lost(str(error)))
         inbox.closed.wait(RETRY_PAUSE)
 
 
@@ -245,13 +244,25 @@ def _signals(inbox: _Inbox) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+def silence(view: View, passed: float, overdue: float) -> tuple[View, float | None]:
+    """The view as it is to be drawn `passed` seconds after the last snapshot, and the seconds after which it is to be
+    drawn anew even if nothing happens, None for never. Pure."""
+    if view.lost:
+        return view, None
+    if passed < overdue:
+        return view, overdue - passed
+    return replace(view, lost=f"no snapshot for {passed:.0f} s"), 1.0
+
+
 class _Screen:
     """The loop: draws, and waits for keys, news and signals."""
 
-    def __init__(self, client: Source, first: pb.Snapshot, inbox: _Inbox, terminal: _Terminal) -> None:
+    def __init__(self, client: Source, first: pb.Snapshot, inbox: _Inbox, terminal: _Terminal, overdue: float) -> None:
         self._client, self._snapshot, self._inbox, self._terminal = client, first, inbox, terminal
         self._view = View()
         self._keyboard = Keyboard()
+        # When the last snapshot came, and after how many seconds it is said that none does.
+        self._heard, self._overdue = time.monotonic(), overdue
 
     def run(self, signals: list[int]) -> None:
         """Until the user leaves, the terminal is gone, or a signal has come."""
@@ -261,8 +272,9 @@ class _Screen:
                 self._terminal.suspend()
             if signals:
                 return
-            self._terminal.draw(self._snapshot, self._view)
-            patience = ESCAPE_PAUSE if self._keyboard.waiting else None
+            view, patience = silence(self._view, time.monotonic() - self._heard, self._overdue)
+            self._terminal.draw(self._snapshot, view)
+            patience = ESCAPE_PAUSE if self._keyboard.waiting else patience
             readable, _, _ = select.select([sys.stdin, self._inbox.bell], [], [], patience)
             for news in self._inbox.take():
                 self._hear(news)
@@ -279,9 +291,9 @@ class _Screen:
     def _hear(self, news: _News) -> None:
         if isinstance(news, pb.Snapshot):
             self._view = follow(self._view, self._snapshot, news)
-            self._snapshot = news
+            self._snapshot, self._heard = news, time.monotonic()
         elif isinstance(news, _Lost):
-            self._view = replace(self._view, lost=news.why)
+            self._view = replace(self._view, lost=f"no snapshots: {news.why}")
         elif isinstance(news, _Said):
             self._view = replace(self._view, message=news.message)
         else:

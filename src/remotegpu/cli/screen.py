@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from remotegpu.cli.keys import KEYS
 from remotegpu.cli.sizes import duration_text, size_text
 from remotegpu.cli.tables import ELLIPSIS, Cell, Column, Line, bar, cut, filled, flow, line, table
 from remotegpu.cli.view import View, ordered
@@ -62,12 +63,7 @@ _TENANTS: Sequence[tuple[Column, Callable[[pb.TenantStatus], Cell]]] = (
     (Column("MEMORY", rank=2, right=True), lambda tenant: _of(tenant, "memory", size_text)),
 )
 _HELP = (
-    "↑ ↓  j k   choose a lease       PgUp PgDn Home End   further",
-    "d          deallocate it: asks first, and then y does it, n and Esc do not",
-    "s          sort the leases by age, time left, calls, memory, tenant",
-    "r          reverse the order",
-    "Esc        choose none",
-    "q          leave; the server goes on",
+    *KEYS,
     "",
     "UTIL and MEMORY are what the device reports, whoever causes it. RESERVED is what",
     "leases have declared, HELD what their arrays take. TTL is the time to the end of",
@@ -99,7 +95,8 @@ def render(
         sections = _sections(snapshot, width, looked, marked=False)
         return _spaced([_header(snapshot, width), *[section.lines for section in sections]])
     footer = _footer(looked, width, len(snapshot.leases))
-    top = _lost(looked, width) + _header(snapshot, width)
+    # What is told above leaves room for the lists, also where it needs many lines.
+    top = (_lost(looked, width) + _header(snapshot, width))[: max(height // 3, 1)]
     room = max(height - len(footer) - len(top), 0)
     if looked.help:
         body = [cut(line(text), width) for text in _HELP]
@@ -120,7 +117,7 @@ def _spaced(parts: Sequence[list[Line]]) -> list[Line]:
 def _lost(view: View, width: int | None) -> list[Line]:
     if not view.lost:
         return []
-    return [cut(line((f"connection lost, trying again: {view.lost}", "bold red")), width)]
+    return [cut(line((view.lost, "bold red")), width)]
 
 
 def _footer(view: View, width: int | None, leases: int) -> list[Line]:

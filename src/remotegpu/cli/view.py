@@ -24,7 +24,7 @@ class View:
     selected: str = ""
     confirm: str = ""
     message: str = ""
-    # Why no snapshots come; empty while they do.
+    # A sentence, if no snapshots come; empty while they do.
     lost: str = ""
     help: bool = False
 
@@ -73,6 +73,7 @@ def press(view: View, key: str, snapshot: pb.Snapshot) -> tuple[View, Action | N
     """What a key does: the view after it, and what is to be done. Keys are named as by `Keyboard`."""
     if view.confirm:
         return _answer(view, key)
+    was_helped = view.help
     view = replace(view, message="", help=False)
     leases = [lease.lease for lease in ordered(view, snapshot)]
     if key in _STEPS:
@@ -84,7 +85,7 @@ def press(view: View, key: str, snapshot: pb.Snapshot) -> tuple[View, Action | N
     if key == "r":
         return replace(view, reverse=not view.reverse), None
     if key == "?":
-        return replace(view, help=True), None
+        return replace(view, help=not was_helped), None
     if key == "d":
         if view.selected not in leases:
             return replace(view, message="choose a lease first: ↑ ↓" if leases else "there is no lease"), None
