@@ -51,10 +51,10 @@ class Heard:
 
 
 @contextlib.asynccontextmanager
-async def one_device(models: Path | None = None) -> AsyncIterator[tuple[DeviceWorker, Heard]]:
+async def one_device(models: Path | None = None, patience: float = 60.0) -> AsyncIterator[tuple[DeviceWorker, Heard]]:
     heard = Heard()
     spec = DeviceSpec(3, "cpu", "CPU", "CPU-3", 2 * 1024**3)
-    worker = DeviceWorker(spec, WorkerOptions(str(models) if models else None, MIB, 1), heard)
+    worker = DeviceWorker(spec, WorkerOptions(str(models) if models else None, MIB, 1, patience), heard)
     worker.start()
     try:
         yield worker, heard
@@ -190,6 +190,27 @@ def test_listener_may_suspend_and_resume_while_it_is_told_of_a_death() -> None:
             assert heard.events == [("ready", 1), ("lost", 2), ("ready", 2)]
 
     asyncio.run(scenario())
+
+
+def test_process_that_hangs_while_it_starts_is_replaced() -> None:
+    async def work() -> None:
+        async with one_device(patience=8.0) as (worker, heard):
+            os.kill(worker.pid, signal.SIGSTOP)  # long before it has loaded anything
+            await until(lambda: ("ready", 2) in heard.events, "the next one is warm")
+            assert heard.events == [("failed", "it was not ready within 8 s"), ("lost", 2), ("ready", 2)]
+
+    asyncio.run(work())
+
+
+def test_process_that_was_ready_in_time_stays() -> None:
+    async def work() -> None:
+        async with one_device(patience=5.0) as (worker, heard):
+            await until(lambda: ("ready", 1) in heard.events, "it is warm")
+            pid = worker.pid
+            await asyncio.sleep(5.2)  # beyond the patience, which must not be running any more
+            assert (worker.pid, heard.events) == (pid, [("ready", 1)])
+
+    asyncio.run(work())
 
 
 def test_model_is_warm_when_a_program_has_run_it(models: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import grpc
@@ -17,6 +17,7 @@ import pytest
 from remotegpu import Client, errors, graph, program, wire
 from remotegpu.v1 import compute_pb2, lease_pb2, scheduler_pb2
 from remotegpu_server import scheduler
+from remotegpu_server.gateway import service
 from remotegpu_server.gateway.leases import Leases
 from tests.conftest import StartServer, wait_until
 
@@ -75,6 +76,22 @@ def test_an_id_stands_for_one_request() -> None:
         with pytest.raises(errors.InvalidInput, match="asked for"):
             await found.alloc(scheduler.Request("tenant", gpus=2), 0, "id")
         assert await found.alloc(scheduler.Request("other"), 0, "id") is not held
+
+    run(work)
+
+
+def test_who_stops_sending_is_not_waited_for() -> None:
+    async def silence() -> AsyncIterator[bytes]:
+        yield b"first"
+        await asyncio.Event().wait()
+
+    async def work() -> None:
+        stream = silence()
+        assert await service._next(stream, 5) == b"first"
+        with pytest.raises(errors.DeadlineExceeded) as caught:
+            await service._next(stream, 0.05)
+        assert caught.value.deadline == 0.05
+        assert await service._next(stream, 5) == b"", "the stream is over"
 
     run(work)
 

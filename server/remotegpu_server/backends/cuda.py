@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import array_api_compat.cupy
@@ -89,8 +90,19 @@ class CudaDevice:
         pool = self._pool(lease if limit else 0)
         if limit:
             pool.set_limit(size=limit)
-        with cupy.cuda.using_allocator(pool.malloc):
+        with cupy.cuda.using_allocator(partial(self._malloc, pool)):
             yield
+
+    def _malloc(self, pool: Any, size: int) -> Any:
+        """Memory of a pool. What other pools keep for later is not theirs when the device has nothing else."""
+        try:
+            return pool.malloc(size)
+        except cupy.cuda.memory.OutOfMemoryError:
+            self._stream.synchronize()
+            for other in list(self._pools.values()):
+                if other is not pool:
+                    other.free_all_blocks()
+            return pool.malloc(size)
 
     def drop(self, lease: int) -> None:
         # Only the pool moves: giving memory back to the driver waits for the stream, where a program of another lease

@@ -139,11 +139,12 @@ class Monitor:
     def _take(self, readings: Mapping[int, Reading]) -> None:
         self._listener.on_reading(readings)
         for index, reading in readings.items():
-            self._health[index], verdict = judge(self._health[index], reading)
+            health, verdict = judge(self._health[index], reading)
             if verdict is Verdict.FAILED:
                 self._listener.on_failed(index, reading.fault)
             elif verdict is Verdict.HEALTHY:
                 self._listener.on_healthy(index)
+            self._health[index] = health  # not before it was told, so that it is told again if that failed
 
     def _work(self) -> None:
         """The thread."""

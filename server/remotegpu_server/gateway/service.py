@@ -30,8 +30,10 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 # From a message and the tenant for whom it comes.
 UnaryMethod = Callable[[bytes, str], Awaitable[bytes]]
 
-# How long a caller may take to send the first message of a stream, and to read each piece of a reply. Seconds.
+# How long a caller may take to send the first message of a stream and each piece after it (1 MiB, which a slow line
+# needs some time for), and to read each piece of a reply: meanwhile it holds memory that others wait for. Seconds.
 _HEADER_PATIENCE = 30.0
+_PIECE_PATIENCE = 30.0
 _SEND_PATIENCE = 10.0
 # Between two snapshots of `Watch`. Seconds.
 _WATCH_LEAST, _WATCH_MOST = 0.1, 60.0
@@ -114,11 +116,7 @@ class Gateway:
 
     async def _streamed_call(self, requests: AsyncIterator[bytes], tenant: str) -> tuple[Call, Answer]:
         incoming = aiter(requests)
-        try:
-            async with asyncio.timeout(_HEADER_PATIENCE):
-                head, program, piece = wire.split(await anext(incoming, b""))
-        except TimeoutError:
-            raise errors.DeadlineExceeded(deadline=_HEADER_PATIENCE) from None
+        head, program, piece = wire.split(await _next(incoming, _HEADER_PATIENCE))
         header = wire.parse(compute_pb2.RunHeader, head)
 
         async def fill(target: memoryview) -> None:
@@ -130,7 +128,7 @@ class Gateway:
                 position += len(data)
                 if position == len(target):
                     return
-                data = wire.split(await anext(incoming, b""))[2]
+                data = wire.split(await _next(incoming, _PIECE_PATIENCE))[2]
                 if not data:
                     raise errors.ProtocolError(
                         what=f"the header says {len(target)} bytes of body, it ended after {position}: cut short"
@@ -218,6 +216,15 @@ def _unary(method: UnaryMethod) -> grpc.RpcMethodHandler[bytes, bytes]:
             raise AssertionError from error  # abort has raised
 
     return grpc.unary_unary_rpc_method_handler(handle)
+
+
+async def _next(incoming: AsyncIterator[bytes], patience: float) -> bytes:
+    """The next message of a stream, empty at its end. Raises DeadlineExceeded after so many seconds."""
+    try:
+        async with asyncio.timeout(patience):
+            return await anext(incoming, b"")
+    except TimeoutError:
+        raise errors.DeadlineExceeded(deadline=patience) from None
 
 
 def _tenant(context: Context) -> str:

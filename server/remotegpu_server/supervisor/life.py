@@ -339,9 +339,6 @@ class Life:
         self._line.close()
         self._control.close()
         self.process.kill()
-        # Reaped beside the loop, by a thread that this process does not wait for when it ends: a worker may hang in its
-        # driver as it dies.
-        threading.Thread(target=self.process.wait, daemon=True).start()
         for timer in (self._overrun_timer, self._drop_timer):
             if timer is not None:
                 timer.cancel()
@@ -354,3 +351,6 @@ class Life:
         for waiting in (self._running, self._parked, self._pending, self._slab_waiters, self._ending, self._dropping):
             waiting.clear()
         self._ears.dead()
+        # Reaped beside the loop, by a thread that this process does not wait for when it ends: a worker may hang in its
+        # driver as it dies. Last, for a thread may be refused.
+        threading.Thread(target=self.process.wait, daemon=True).start()

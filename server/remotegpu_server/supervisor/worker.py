@@ -30,6 +30,8 @@ logger = logging.getLogger("remotegpu.supervisor")
 
 # Pauses before the next start of a worker that died before it was ready, by how often in a row. Seconds.
 _BACKOFF = (0.0, 0.5, 2.0, 10.0, 30.0)
+# How long a process may take to be warm: large models take a minute to load, a driver may hang for ever. Seconds.
+START_PATIENCE = 180.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class WorkerOptions:
     models: str | None
     arena_size: int
     threads: int
+    # Seconds.
+    start_patience: float = START_PATIENCE
 
 
 class Listener(Protocol):
@@ -97,6 +101,7 @@ class DeviceWorker:
         self._stopping = False
         self._failures = 0
         self._restart: asyncio.TimerHandle | None = None
+        self._start_timer: asyncio.TimerHandle | None = None
 
     @property
     def state(self) -> str:
@@ -135,7 +140,20 @@ class DeviceWorker:
             )
             undo.pop_all()
         ears = Ears(self._on_ready, self._on_failed, self._on_dropped, self._on_done, self._on_warm, self._on_dead)
-        self._life = Life(process, (sockets[0][0], sockets[1][0]), (arenas[0], arenas[1]), ears)
+        life = self._life = Life(process, (sockets[0][0], sockets[1][0]), (arenas[0], arenas[1]), ears)
+        loop = asyncio.get_running_loop()
+        self._start_timer = loop.call_later(self._options.start_patience, self._not_ready, life)
+
+    def _not_ready(self, life: Life) -> None:
+        why = f"it was not ready within {self._options.start_patience:g} s"
+        logger.warning("the worker of device %d is killed: %s", self.spec.index, why)
+        self._listener.worker_failed(self, why)
+        life.end(why)
+
+    def _started(self) -> None:
+        if self._start_timer is not None:
+            self._start_timer.cancel()
+            self._start_timer = None
 
     def _socket_pair(
         self, undo: contextlib.ExitStack, theirs: contextlib.ExitStack
@@ -227,6 +245,7 @@ class DeviceWorker:
             self._life.kill()
 
     def _on_ready(self, ready: records.Ready, catalog: bytes) -> None:
+        self._started()
         self._failures = 0
         self.memory = ready.memory
         self._models = tuple(model.name for model in compute_pb2.Catalog.FromString(catalog).models)
@@ -251,6 +270,7 @@ class DeviceWorker:
         self._listener.model_warm(self, name)
 
     def _on_dead(self) -> None:
+        self._started()
         was_ready = self._ready
         self.epoch += 1
         self._ready = False
