@@ -50,7 +50,7 @@ class CudaDevice:
             "CUDAExecutionProvider",
             {"device_id": "0", "user_compute_stream": str(self._stream.ptr)},
         )
-        cupy.cuda.set_allocator(self._pool(0).malloc)
+        cupy.cuda.set_allocator(partial(self._malloc, self._pool(0)))
 
     def _pool(self, lease: int) -> Any:
         pool = self._pools.get(lease)
@@ -94,15 +94,17 @@ class CudaDevice:
             yield
 
     def _malloc(self, pool: Any, size: int) -> Any:
-        """Memory of a pool. What other pools keep for later is not theirs when the device has nothing else."""
+        """Memory of a pool. When the device has no more, what is kept for later and was declared by nobody is given
+        back first; a pool itself gives back only its own. Raises OutOfMemoryError."""
         try:
             return pool.malloc(size)
         except cupy.cuda.memory.OutOfMemoryError:
-            self._stream.synchronize()
-            for other in list(self._pools.values()):
-                if other is not pool:
-                    other.free_all_blocks()
-            return pool.malloc(size)
+            if 0 < pool.get_limit() < pool.total_bytes() + size:
+                raise  # the lease declared no more: nobody else need lose anything
+        self._free_dropped()
+        self._stream.synchronize()
+        self._pool(0).free_all_blocks()
+        return pool.malloc(size)
 
     def drop(self, lease: int) -> None:
         # Only the pool moves: giving memory back to the driver waits for the stream, where a program of another lease

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Protocol
 
 from .reading import Reading, faulty
@@ -137,14 +138,25 @@ class Monitor:
         self._take(answer)
 
     def _take(self, readings: Mapping[int, Reading]) -> None:
-        self._listener.on_reading(readings)
-        for index, reading in readings.items():
-            health, verdict = judge(self._health[index], reading)
-            if verdict is Verdict.FAILED:
-                self._listener.on_failed(index, reading.fault)
-            elif verdict is Verdict.HEALTHY:
-                self._listener.on_healthy(index)
-            self._health[index] = health  # not before it was told, so that it is told again if that failed
+        """Raises what the listener raised, after all of it was told: trouble with one device must not hide another."""
+        failures: list[Exception] = []
+        steps = [partial(self._listener.on_reading, readings)]
+        steps += [partial(self._judge, index, reading) for index, reading in readings.items()]
+        for step in steps:
+            try:
+                step()
+            except Exception as error:
+                failures.append(error)
+        if failures:
+            raise ExceptionGroup("the listener failed", failures)
+
+    def _judge(self, index: int, reading: Reading) -> None:
+        health, verdict = judge(self._health[index], reading)
+        if verdict is Verdict.FAILED:
+            self._listener.on_failed(index, reading.fault)
+        elif verdict is Verdict.HEALTHY:
+            self._listener.on_healthy(index)
+        self._health[index] = health  # not before it was told, so that it is told again if that failed
 
     def _work(self) -> None:
         """The thread."""

@@ -193,8 +193,8 @@ class Counters:
 class Snapshot:
     """The whole scheduler at time `now`. `mean_held`: how long leases last, `None` before the first ended.
 
-    `slots`: leases that may share a device, of the one with the most. `tenants`: those who hold something or have
-    a quota. `queue` is in the order in which it will be served as things stand.
+    `slots`: leases that may share a device, of the one with the most. `tenants`: those who hold or wait for something,
+    or have a quota of their own. `queue` is in the order in which it will be served as things stand.
     """
 
     now: float

@@ -40,8 +40,9 @@ class Turns:
 
     def granted(self, request: Request) -> bool:
         """A newcomer was served; whether that may keep back the head, or the owner of what is kept, by their quota."""
-        concerned = (waiter.request.tenant for waiter in (self._head, self._owner) if waiter is not None)
-        return request.tenant in concerned
+        if self._head is None:
+            return False
+        return request.tenant in {waiter.request.tenant for waiter in (self._head, self._owner) if waiter is not None}
 
     def reorder(self, per_tenant: bool) -> None:
         """Tenants take turns from now on, or do not."""

@@ -38,6 +38,8 @@ OVERRUN = 5.0
 # How long a worker that runs nothing may take to answer a Drop. It needs a millisecond, and a process that waits for a
 # core on a crowded machine some hundreds; whoever gives a lease back should see the capacity free within a second.
 DROP_PATIENCE = 0.8
+# Before another look at a dead process that no thread could be had for. Seconds.
+_REAP_PAUSE = 1.0
 # A timer that fires so late says that the daemon itself was held up, and perhaps the worker with it. Seconds.
 _LATE = 0.2
 
@@ -350,7 +352,18 @@ class Life:
                 waiter.set_exception(ConnectionResetError(why))
         for waiting in (self._running, self._parked, self._pending, self._slab_waiters, self._ending, self._dropping):
             waiting.clear()
-        self._ears.dead()
-        # Reaped beside the loop, by a thread that this process does not wait for when it ends: a worker may hang in its
-        # driver as it dies. Last, for a thread may be refused.
-        threading.Thread(target=self.process.wait, daemon=True).start()
+        try:
+            self._ears.dead()
+        finally:
+            self._reap()
+
+    def _reap(self) -> None:
+        """Beside the loop, by a thread that this process does not wait for when it ends: a worker may hang in its driver
+        as it dies."""
+        if self.process.poll() is not None:
+            return
+        try:
+            threading.Thread(target=self.process.wait, daemon=True).start()
+        except RuntimeError as error:  # as many threads as the machine allows: the dead process can wait, nobody else
+            logger.warning("worker %d cannot be reaped now: %s", self.process.pid, error)
+            self._loop.call_later(_REAP_PAUSE, self._reap)
