@@ -145,6 +145,21 @@ def memory_limit(gpu: remotegpu.Client) -> Figures:
         return {"asked": error.asked, "free": error.limit}
 
 
+def declared_after_undeclared(gpu: remotegpu.Client) -> Figures:
+    """What leases without declared memory leave in the pool they share is there for one that declares memory."""
+    memory = gpu.top().devices[0].memory
+    with gpu.lease() as lease:
+        large = lease.xp.zeros((memory * 7 // 10,), dtype=lease.xp.uint8)
+        assert lease.fetch(large[-1:]) == 0
+        del large
+        assert lease.finish(lease.xp.ones((1,))) == 1
+    declared = memory * 6 // 10
+    with gpu.lease(memory=declared) as lease:
+        large = lease.xp.zeros((declared * 9 // 10,), dtype=lease.xp.uint8)
+        assert lease.finish(large[-1:]) == 0
+    return {"undeclared": memory * 7 // 10, "declared": declared * 9 // 10}
+
+
 def detector(gpu: remotegpu.Client, cpu: remotegpu.Client) -> Figures:
     """The digits detector, arrays and model on the device, finds what it finds on the CPU."""
 
@@ -328,6 +343,7 @@ def main() -> int:
                 check("array program equals CPU", lambda: arrays(gpu, cpu))
                 check("arrays stay on the device and are freed", lambda: kept_arrays(gpu))
                 check("declared memory is enforced", lambda: memory_limit(gpu))
+                check("declared memory after undeclared", lambda: declared_after_undeclared(gpu))
                 check("tiny model equals CPU", lambda: linear_model(gpu, cpu))
                 check("detector equals CPU", lambda: detector(gpu, cpu))
                 check("YOLOv3-tiny-shaped model", lambda: yolo(gpu))

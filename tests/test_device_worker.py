@@ -10,9 +10,11 @@ import contextlib
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ import pytest
 from remotegpu import errors, wire
 from remotegpu.v1 import program_pb2
 from remotegpu_server import records
+from remotegpu_server.supervisor import life as life_module
 from remotegpu_server.supervisor.line import Line
 from remotegpu_server.supervisor.worker import DeviceSpec, DeviceWorker, WorkerOptions
 from tests.conftest import alive
@@ -198,6 +201,38 @@ def test_process_that_hangs_while_it_starts_is_replaced() -> None:
             os.kill(worker.pid, signal.SIGSTOP)  # long before it has loaded anything
             await until(lambda: ("ready", 2) in heard.events, "the next one is warm")
             assert heard.events == [("failed", "it was not ready within 8 s"), ("lost", 2), ("ready", 2)]
+
+    asyncio.run(work())
+
+
+def test_dead_process_that_no_thread_can_be_had_for_is_replaced_and_reaped_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refusals = [1, 2]
+
+    class Thread(threading.Thread):
+        """The first ones are more than the machine allows."""
+
+        def start(self) -> None:
+            if refusals:
+                refusals.pop()
+                raise RuntimeError("can't start new thread")
+            super().start()
+
+    async def work() -> None:
+        async with one_device() as (worker, heard):
+            life = await worker.life()
+            # As with a driver that is slow to let go: it is not dead yet when it is looked at.
+            monkeypatch.setattr(life.process, "poll", lambda: None)
+            monkeypatch.setattr(life_module, "_REAP_PAUSE", 0.05)
+            monkeypatch.setattr(life_module, "threading", SimpleNamespace(Thread=Thread))
+            pid = worker.pid
+            worker.suspend("no power")
+            assert (worker.pid, heard.events) == (0, [("ready", 1), ("lost", 2)])
+            await until(lambda: not alive(pid), "it is reaped")
+            assert not refusals
+            worker.resume()
+            await worker.life()
 
     asyncio.run(work())
 

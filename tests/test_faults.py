@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 import signal
@@ -11,17 +12,25 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
 import remotegpu
-from remotegpu import Client
+from remotegpu import Client, wire
 from remotegpu.local import LocalServer
+from remotegpu.v1 import compute_pb2, program_pb2
+from remotegpu_server import daemon
+from remotegpu_server import settings as server_settings
+from remotegpu_server.supervisor.worker import DeviceSpec, WorkerOptions
 from tests.conftest import StartServer, alive, pids, wait_until
 from tests.fixtures.proxy import FaultProxy
+
+MIB = 1024**2
 
 
 def keep_busy(lease: remotegpu.Lease, times: int = 400, timeout: float = 30) -> None:
@@ -265,6 +274,67 @@ def test_worker_that_cannot_start_is_one_sentence(start_server: StartServer, tmp
     (tmp_path / "broken" / "1" / "model.onnx").write_bytes(b"not a model")
     with pytest.raises(remotegpu.ConfigurationError, match="model broken"):
         start_server("--models", str(tmp_path))
+
+
+def test_worker_that_hangs_while_the_server_starts_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    # No process of Python's is ready so soon: it stands for one that never is.
+    monkeypatch.setattr(daemon, "WorkerOptions", functools.partial(WorkerOptions, start_patience=0.01))
+    settings = server_settings.resolve({"listen": "127.0.0.1:0", "arena": "16MiB"}, {})
+    device = DeviceSpec(0, "cpu", "CPU", "CPU-0", 2**30)
+    started = daemon.Daemon(settings, [device])
+    with pytest.raises(remotegpu.ConfigurationError, match=r"device 0 \(CPU\): it was not ready within 0\.01 s"):
+        asyncio.run(asyncio.wait_for(started.run(lambda port, workers: None, asyncio.Event()), 20))
+
+
+SHORT_OF_PATIENCE = """
+from remotegpu_server import cli
+from remotegpu_server.gateway import service
+service._PIECE_PATIENCE = 1.0
+cli.main(["--gpus", "cpu", "--arena", "16MiB", "--listen", "127.0.0.1:0", "--stop-at-end-of-input"])
+"""
+
+
+def test_upload_that_stops_is_cut_off_and_those_who_wait_for_its_memory_go_on() -> None:
+    over = threading.Event()
+    tensor = program_pb2.Tensor(dtype=2, shape=(12 * MIB,), size=12 * MIB)  # type: ignore[arg-type]
+    program = program_pb2.Program(
+        nodes=[program_pb2.Node(tensor=tensor)], outputs=[program_pb2.Output(ref=program_pb2.Ref(node=0), fetch=True)]
+    )
+    head = compute_pb2.RunHeader(body_size=12 * MIB, deadline_ms=600_000).SerializeToString()
+
+    def messages() -> Iterator[bytes]:
+        yield wire.join(head, program.SerializeToString())
+        yield wire.join(b"", b"", (bytes(MIB),))
+        over.wait(30)
+
+    with subprocess.Popen(
+        [sys.executable, "-c", SHORT_OF_PATIENCE], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as server:
+        assert server.stdout is not None
+        _, _, port = server.stdout.readline().split(b", ")[0].decode().rpartition(":")
+        with (
+            Client(f"grpc://127.0.0.1:{port}", timeout=20) as client,
+            grpc.insecure_channel(f"127.0.0.1:{port}") as raw,
+        ):
+            stream: Any = raw.stream_stream("/remotegpu.v1.Compute/RunStream")  # type: ignore[call-arg]
+            stalled = stream(messages())
+            wait_until(lambda: arena_used(client) > 12 * MIB, "the upload has begun")
+            with client.lease() as lease:
+                small = lease.xp.ones((4,))
+                assert lease.fetch(lease.xp.sum(small)) == 4
+                large = np.ones(8 * MIB, np.uint8)  # there is no room for it now
+                assert lease.finish(lease.xp.sum(lease.xp.asarray(large))) == large.size
+            with pytest.raises(grpc.RpcError) as caught:
+                list(stalled)
+            over.set()
+            failure: Any = caught.value
+            details = [value for key, value in failure.trailing_metadata() if key == wire.ERROR_KEY]
+            error = wire.error_from(details[0])
+            assert isinstance(error, remotegpu.DeadlineExceeded)
+            assert error.deadline == 1
+            assert arena_used(client) == 0
+            (device,) = client.top().devices
+            assert (device.epoch, device.slots_used) == (1, 0)
 
 
 def test_process_that_never_closes_its_client_ends(server: LocalServer) -> None:

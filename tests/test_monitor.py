@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -262,6 +263,40 @@ def test_sensors_that_raise_are_a_fault_that_is_logged_once(caplog: pytest.LogCa
     assert len(log.readings) == 7
     assert caplog.text.count("the devices cannot be measured") == 1
     assert "Traceback" in caplog.text
+
+
+class Failing(Log):
+    """Raises after what it hears: always of readings, twice of each news of device 0."""
+
+    def _hear(self, *what: object) -> None:
+        super()._hear(*what)
+        if not what:
+            raise RuntimeError("never")
+        if what[1] == 0 and self.heard.count(what) <= 2:
+            raise RuntimeError("not now")
+
+
+def test_a_listener_that_fails_is_told_again_and_hears_of_other_devices_at_once() -> None:
+    sensors = Script(lambda number: dict.fromkeys((0, 1), CLEAN if number > 1 else LOST))
+
+    async def run() -> tuple[Failing, list[str]]:
+        log, raised = Failing(), []
+
+        def on_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+            raised.append(", ".join(str(error) for error in context["exception"].exceptions))
+
+        asyncio.get_running_loop().set_exception_handler(on_error)
+        monitor = Monitor(sensors, log, period=0.005)
+        monitor.start()
+        await log.until(lambda: len(log.readings) == 8)
+        monitor.stop()
+        return log, raised
+
+    log, raised = asyncio.run(run())
+    failed, healthy = ("failed", 0, "it is lost"), ("healthy", 0)
+    others = ("failed", 1, "it is lost"), ("healthy", 1)
+    assert log.heard == [failed, others[0], failed, failed, healthy, others[1], healthy, healthy]
+    assert raised[:7] == ["never, not now"] * 2 + ["never"] + ["never, not now"] * 2 + ["never"] * 2
 
 
 # ---- a server whose devices fail --------------------------------------------------------------------------

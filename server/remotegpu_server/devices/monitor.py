@@ -12,7 +12,7 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -83,6 +83,8 @@ class Monitor:
         self._patience = patience
         self._loop = asyncio.get_running_loop()
         self._health = dict.fromkeys(sensors.devices, Health())
+        # What the listener must hear of a device; told again after each reading until the listener does not raise.
+        self._untold: dict[int, Callable[[], None]] = {}
         # True: read; False: close and end.
         self._orders: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="device monitor", daemon=True)
@@ -138,7 +140,7 @@ class Monitor:
         self._take(answer)
 
     def _take(self, readings: Mapping[int, Reading]) -> None:
-        """Raises what the listener raised, after all of it was told: trouble with one device must not hide another."""
+        """Raises what the listener raised, after all was told: trouble with one device must not hide another's."""
         failures: list[Exception] = []
         steps = [partial(self._listener.on_reading, readings)]
         steps += [partial(self._judge, index, reading) for index, reading in readings.items()]
@@ -151,12 +153,14 @@ class Monitor:
             raise ExceptionGroup("the listener failed", failures)
 
     def _judge(self, index: int, reading: Reading) -> None:
-        health, verdict = judge(self._health[index], reading)
+        self._health[index], verdict = judge(self._health[index], reading)
         if verdict is Verdict.FAILED:
-            self._listener.on_failed(index, reading.fault)
+            self._untold[index] = partial(self._listener.on_failed, index, reading.fault)
         elif verdict is Verdict.HEALTHY:
-            self._listener.on_healthy(index)
-        self._health[index] = health  # not before it was told, so that it is told again if that failed
+            self._untold[index] = partial(self._listener.on_healthy, index)
+        if index in self._untold:
+            self._untold[index]()
+            del self._untold[index]
 
     def _work(self) -> None:
         """The thread."""

@@ -358,8 +358,8 @@ class Life:
             self._reap()
 
     def _reap(self) -> None:
-        """Beside the loop, by a thread that this process does not wait for when it ends: a worker may hang in its driver
-        as it dies."""
+        """Beside the loop, by a thread that this process does not wait for when it ends: a worker may hang in its
+        driver as it dies."""
         if self.process.poll() is not None:
             return
         try:
