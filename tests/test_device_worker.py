@@ -195,6 +195,7 @@ def test_listener_may_suspend_and_resume_while_it_is_told_of_a_death() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_process_that_hangs_while_it_starts_is_replaced() -> None:
     async def work() -> None:
         async with one_device(patience=8.0) as (worker, heard):
@@ -237,6 +238,7 @@ def test_dead_process_that_no_thread_can_be_had_for_is_replaced_and_reaped_later
     asyncio.run(work())
 
 
+@pytest.mark.slow
 def test_process_that_was_ready_in_time_stays() -> None:
     async def work() -> None:
         async with one_device(patience=5.0) as (worker, heard):

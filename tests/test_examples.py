@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.mark.slow
 def test_the_scheduler_answers_every_command_as_it_should() -> None:
     command = [sys.executable, "-m", "examples.scheduling"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)

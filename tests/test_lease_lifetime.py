@@ -168,6 +168,7 @@ class Recorded(Client):
             raise
 
 
+@pytest.mark.slow
 def test_two_renewals_may_fail_by_silence(server: LocalServer, passive: Client) -> None:
     with (
         FaultProxy(("127.0.0.1", server.port)) as proxy,

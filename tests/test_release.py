@@ -85,6 +85,7 @@ def test_lease_is_free_at_once_while_a_program_of_another_runs(start_server: Sta
         del kept
 
 
+@pytest.mark.slow
 def test_lease_whose_call_waited_behind_a_long_program_is_free_when_it_is_taken_back(start_server: StartServer) -> None:
     with Client(start_server().url, timeout=50) as client:
         long = times_for(client, 3)

@@ -153,6 +153,7 @@ def test_lease_in_use_is_not_renewed() -> None:
     keeper.close()
 
 
+@pytest.mark.slow
 def test_renewals_that_hang_do_not_delay_a_more_urgent_one() -> None:
     class Hanging(Server):
         def renew(self, key: str, patience: float) -> None:

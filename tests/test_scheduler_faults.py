@@ -210,6 +210,7 @@ def test_a_wall_clock_that_jumps_ends_no_lease(tmp_path: Path) -> None:
         server.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(150)
 def test_a_thousand_connections_at_once_are_all_served_by_one_device(start_server: StartServer) -> None:
     server = start_server("--slots", "8")

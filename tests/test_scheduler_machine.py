@@ -9,6 +9,7 @@ invariants are then checked on what both agree about.
 import math
 from collections import Counter
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -366,11 +367,24 @@ class FairMachine(SchedulerMachine):
     policy = "fair"
 
 
-TestRoundRobin = SchedulerMachine.TestCase
-TestLeastLoaded = LeastLoadedMachine.TestCase
-TestBestFit = BestFitMachine.TestCase
-TestSticky = StickyMachine.TestCase
-TestFair = FairMachine.TestCase
+class QuickMachine(SchedulerMachine):
+    """The same with fewer examples: all policies, since they change while it runs."""
+
+
+class QuickFairMachine(FairMachine):
+    """The same, with tenants who take turns from the start."""
+
+
+TestQuick = QuickMachine.TestCase
+TestQuickFair = QuickFairMachine.TestCase
+# All of it: 2,500 examples.
+TestRoundRobin = pytest.mark.slow(SchedulerMachine.TestCase)
+TestLeastLoaded = pytest.mark.slow(LeastLoadedMachine.TestCase)
+TestBestFit = pytest.mark.slow(BestFitMachine.TestCase)
+TestSticky = pytest.mark.slow(StickyMachine.TestCase)
+TestFair = pytest.mark.slow(FairMachine.TestCase)
 RUN = settings(max_examples=500, stateful_step_count=25, deadline=None, derandomize=True)
 for machine in (SchedulerMachine, LeastLoadedMachine, BestFitMachine, StickyMachine, FairMachine):
     machine.TestCase.settings = RUN
+for quick in (QuickMachine, QuickFairMachine):
+    quick.TestCase.settings = settings(RUN, max_examples=200)

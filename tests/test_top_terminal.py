@@ -126,6 +126,7 @@ def test_lost_connection_is_shown_and_made_again(start_server: StartServer, term
     screen.check_restored()
 
 
+@pytest.mark.slow
 def test_silence_is_shown_long_before_it_is_an_error(start_server: StartServer, terminal: OpenTerminal) -> None:
     server = start_server()
     with FaultProxy(("127.0.0.1", server.port)) as proxy:
