@@ -24,35 +24,50 @@ _sym_db = _symbol_database.Default()
 
 from remotegpu.v1 import lease_pb2 as remotegpu_dot_v1_dot_lease__pb2
 from remotegpu.v1 import program_pb2 as remotegpu_dot_v1_dot_program__pb2
+from remotegpu.v1 import stream_pb2 as remotegpu_dot_v1_dot_stream__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aremotegpu/v1/compute.proto\x12\x0cremotegpu.v1\x1a\x18remotegpu/v1/lease.proto\x1a\x1aremotegpu/v1/program.proto\"\xba\x01\n\tRunHeader\x12\x0f\n\x05lease\x18\x01 \x01(\tH\x00\x12+\n\x05\x61lloc\x18\x02 \x01(\x0b\x32\x1a.remotegpu.v1.AllocRequestH\x00\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\r\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x04 \x01(\r\x12\x0e\n\x06\x66inish\x18\x05 \x01(\x08\x12\x11\n\tbody_size\x18\x06 \x01(\x04\x12\x0f\n\x07\x63\x61talog\x18\x07 \x01(\x0c\x12\r\n\x05model\x18\x08 \x01(\tB\x07\n\x05place\"k\n\nRunRequest\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.remotegpu.v1.RunHeader\x12&\n\x07program\x18\x02 \x01(\x0b\x32\x15.remotegpu.v1.Program\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\"s\n\x06Timing\x12\x10\n\x08queue_ns\x18\x01 \x01(\x04\x12\x11\n\tupload_ns\x18\x02 \x01(\x04\x12\x0e\n\x06h2d_ns\x18\x03 \x01(\x04\x12\x12\n\ncompute_ns\x18\x04 \x01(\x04\x12\x0e\n\x06\x64\x32h_ns\x18\x05 \x01(\x04\x12\x10\n\x08total_ns\x18\x06 \x01(\x04\"\x9a\x01\n\x0eRunReplyHeader\x12$\n\x06timing\x18\x01 \x01(\x0b\x32\x14.remotegpu.v1.Timing\x12\'\n\x05lease\x18\x02 \x01(\x0b\x32\x18.remotegpu.v1.LeaseGrant\x12&\n\x07\x63\x61talog\x18\x03 \x01(\x0b\x32\x15.remotegpu.v1.Catalog\x12\x11\n\tbody_size\x18\x04 \x01(\x04\"l\n\x08RunReply\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.remotegpu.v1.RunReplyHeader\x12$\n\x06result\x18\x02 \x01(\x0b\x32\x14.remotegpu.v1.Result\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\"\x0f\n\rModelsRequest\"2\n\x04Size\x12\x0f\n\x05\x66ixed\x18\x01 \x01(\x04H\x00\x12\x10\n\x06symbol\x18\x02 \x01(\tH\x00\x42\x07\n\x05value\"f\n\x0fTensorSignature\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x05\x64type\x18\x02 \x01(\x0e\x32\x13.remotegpu.v1.DType\x12!\n\x05shape\x18\x03 \x03(\x0b\x32\x12.remotegpu.v1.Size\"\x9e\x01\n\x0eModelSignature\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12-\n\x06inputs\x18\x04 \x03(\x0b\x32\x1d.remotegpu.v1.TensorSignature\x12.\n\x07outputs\x18\x05 \x03(\x0b\x32\x1d.remotegpu.v1.TensorSignature\"G\n\x07\x43\x61talog\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12,\n\x06models\x18\x02 \x03(\x0b\x32\x1c.remotegpu.v1.ModelSignature2\xc3\x01\n\x07\x43ompute\x12\x37\n\x03Run\x12\x18.remotegpu.v1.RunRequest\x1a\x16.remotegpu.v1.RunReply\x12\x41\n\tRunStream\x12\x18.remotegpu.v1.RunRequest\x1a\x16.remotegpu.v1.RunReply(\x01\x30\x01\x12<\n\x06Models\x12\x1b.remotegpu.v1.ModelsRequest\x1a\x15.remotegpu.v1.Catalogb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aremotegpu/v1/compute.proto\x12\x0cremotegpu.v1\x1a\x18remotegpu/v1/lease.proto\x1a\x1aremotegpu/v1/program.proto\x1a\x19remotegpu/v1/stream.proto\"#\n\x05\x46\x65tch\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x04\"\x8c\x02\n\tRunHeader\x12\x0f\n\x05lease\x18\x01 \x01(\tH\x00\x12+\n\x05\x61lloc\x18\x02 \x01(\x0b\x32\x1a.remotegpu.v1.AllocRequestH\x00\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\r\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x04 \x01(\r\x12\x0e\n\x06\x66inish\x18\x05 \x01(\x08\x12\x11\n\tbody_size\x18\x06 \x01(\x04\x12\x0f\n\x07\x63\x61talog\x18\x07 \x01(\x0c\x12\r\n\x05model\x18\x08 \x01(\t\x12\x10\n\x08\x63ontents\x18\t \x03(\x0c\x12$\n\x07\x66\x65tches\x18\n \x03(\x0b\x32\x13.remotegpu.v1.Fetch\x12\x18\n\x10queue_timeout_ms\x18\x0b \x01(\rB\x07\n\x05place\"k\n\nRunRequest\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.remotegpu.v1.RunHeader\x12&\n\x07program\x18\x02 \x01(\x0b\x32\x15.remotegpu.v1.Program\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\"s\n\x06Timing\x12\x10\n\x08queue_ns\x18\x01 \x01(\x04\x12\x11\n\tupload_ns\x18\x02 \x01(\x04\x12\x0e\n\x06h2d_ns\x18\x03 \x01(\x04\x12\x12\n\ncompute_ns\x18\x04 \x01(\x04\x12\x0e\n\x06\x64\x32h_ns\x18\x05 \x01(\x04\x12\x10\n\x08total_ns\x18\x06 \x01(\x04\"\x9a\x01\n\x0eRunReplyHeader\x12$\n\x06timing\x18\x01 \x01(\x0b\x32\x14.remotegpu.v1.Timing\x12\'\n\x05lease\x18\x02 \x01(\x0b\x32\x18.remotegpu.v1.LeaseGrant\x12&\n\x07\x63\x61talog\x18\x03 \x01(\x0b\x32\x15.remotegpu.v1.Catalog\x12\x11\n\tbody_size\x18\x04 \x01(\x04\"l\n\x08RunReply\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.remotegpu.v1.RunReplyHeader\x12$\n\x06result\x18\x02 \x01(\x0b\x32\x14.remotegpu.v1.Result\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\"\x0f\n\rModelsRequest\"2\n\x04Size\x12\x0f\n\x05\x66ixed\x18\x01 \x01(\x04H\x00\x12\x10\n\x06symbol\x18\x02 \x01(\tH\x00\x42\x07\n\x05value\"f\n\x0fTensorSignature\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x05\x64type\x18\x02 \x01(\x0e\x32\x13.remotegpu.v1.DType\x12!\n\x05shape\x18\x03 \x03(\x0b\x32\x12.remotegpu.v1.Size\"\xe8\x01\n\x0eModelSignature\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12-\n\x06inputs\x18\x04 \x03(\x0b\x32\x1d.remotegpu.v1.TensorSignature\x12.\n\x07outputs\x18\x05 \x03(\x0b\x32\x1d.remotegpu.v1.TensorSignature\x12\x11\n\tmax_batch\x18\x06 \x01(\r\x12\x10\n\x08platform\x18\x07 \x01(\t\x12\x12\n\nis_default\x18\x08 \x01(\x08\x12\x0f\n\x07\x61liases\x18\t \x03(\t\"G\n\x07\x43\x61talog\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12,\n\x06models\x18\x02 \x03(\x0b\x32\x1c.remotegpu.v1.ModelSignature\"\x1d\n\nHasRequest\x12\x0f\n\x07\x64igests\x18\x01 \x03(\x0c\"c\n\x08HasReply\x12-\n\x06stored\x18\x01 \x03(\x0b\x32\x1d.remotegpu.v1.HasReply.Stored\x1a(\n\x06Stored\x12\x10\n\x08\x63omplete\x18\x01 \x01(\x08\x12\x0c\n\x04size\x18\x02 \x01(\x04\"9\n\tPutHeader\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"D\n\nPutRequest\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.remotegpu.v1.PutHeader\x12\r\n\x05piece\x18\x03 \x01(\x0c\"\x1e\n\x08PutReply\x12\x12\n\nstored_now\x18\x01 \x01(\x08\x32\xf0\x02\n\x07\x43ompute\x12\x37\n\x03Run\x12\x18.remotegpu.v1.RunRequest\x1a\x16.remotegpu.v1.RunReply\x12\x41\n\tRunStream\x12\x18.remotegpu.v1.RunRequest\x1a\x16.remotegpu.v1.RunReply(\x01\x30\x01\x12<\n\x06Models\x12\x1b.remotegpu.v1.ModelsRequest\x1a\x15.remotegpu.v1.Catalog\x12\x37\n\x07\x43onnect\x12\x13.remotegpu.v1.Frame\x1a\x13.remotegpu.v1.Frame(\x01\x30\x01\x12\x37\n\x03Has\x12\x18.remotegpu.v1.HasRequest\x1a\x16.remotegpu.v1.HasReply\x12\x39\n\x03Put\x12\x18.remotegpu.v1.PutRequest\x1a\x16.remotegpu.v1.PutReply(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'remotegpu.v1.compute_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RUNHEADER']._serialized_start=99
-  _globals['_RUNHEADER']._serialized_end=285
-  _globals['_RUNREQUEST']._serialized_start=287
-  _globals['_RUNREQUEST']._serialized_end=394
-  _globals['_TIMING']._serialized_start=396
-  _globals['_TIMING']._serialized_end=511
-  _globals['_RUNREPLYHEADER']._serialized_start=514
-  _globals['_RUNREPLYHEADER']._serialized_end=668
-  _globals['_RUNREPLY']._serialized_start=670
-  _globals['_RUNREPLY']._serialized_end=778
-  _globals['_MODELSREQUEST']._serialized_start=780
-  _globals['_MODELSREQUEST']._serialized_end=795
-  _globals['_SIZE']._serialized_start=797
-  _globals['_SIZE']._serialized_end=847
-  _globals['_TENSORSIGNATURE']._serialized_start=849
-  _globals['_TENSORSIGNATURE']._serialized_end=951
-  _globals['_MODELSIGNATURE']._serialized_start=954
-  _globals['_MODELSIGNATURE']._serialized_end=1112
-  _globals['_CATALOG']._serialized_start=1114
-  _globals['_CATALOG']._serialized_end=1185
-  _globals['_COMPUTE']._serialized_start=1188
-  _globals['_COMPUTE']._serialized_end=1383
+  _globals['_FETCH']._serialized_start=125
+  _globals['_FETCH']._serialized_end=160
+  _globals['_RUNHEADER']._serialized_start=163
+  _globals['_RUNHEADER']._serialized_end=431
+  _globals['_RUNREQUEST']._serialized_start=433
+  _globals['_RUNREQUEST']._serialized_end=540
+  _globals['_TIMING']._serialized_start=542
+  _globals['_TIMING']._serialized_end=657
+  _globals['_RUNREPLYHEADER']._serialized_start=660
+  _globals['_RUNREPLYHEADER']._serialized_end=814
+  _globals['_RUNREPLY']._serialized_start=816
+  _globals['_RUNREPLY']._serialized_end=924
+  _globals['_MODELSREQUEST']._serialized_start=926
+  _globals['_MODELSREQUEST']._serialized_end=941
+  _globals['_SIZE']._serialized_start=943
+  _globals['_SIZE']._serialized_end=993
+  _globals['_TENSORSIGNATURE']._serialized_start=995
+  _globals['_TENSORSIGNATURE']._serialized_end=1097
+  _globals['_MODELSIGNATURE']._serialized_start=1100
+  _globals['_MODELSIGNATURE']._serialized_end=1332
+  _globals['_CATALOG']._serialized_start=1334
+  _globals['_CATALOG']._serialized_end=1405
+  _globals['_HASREQUEST']._serialized_start=1407
+  _globals['_HASREQUEST']._serialized_end=1436
+  _globals['_HASREPLY']._serialized_start=1438
+  _globals['_HASREPLY']._serialized_end=1537
+  _globals['_HASREPLY_STORED']._serialized_start=1497
+  _globals['_HASREPLY_STORED']._serialized_end=1537
+  _globals['_PUTHEADER']._serialized_start=1539
+  _globals['_PUTHEADER']._serialized_end=1596
+  _globals['_PUTREQUEST']._serialized_start=1598
+  _globals['_PUTREQUEST']._serialized_end=1666
+  _globals['_PUTREPLY']._serialized_start=1668
+  _globals['_PUTREPLY']._serialized_end=1698
+  _globals['_COMPUTE']._serialized_start=1701
+  _globals['_COMPUTE']._serialized_end=2069
 # @@protoc_insertion_point(module_scope)

@@ -17,6 +17,27 @@ import typing
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
 @typing.final
+class Fetch(google.protobuf.message.Message):
+    """A file that the server fetches by HTTP(S) as an input of the program."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    URL_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    url: builtins.str
+    limit: builtins.int
+    """Bytes at most."""
+    def __init__(
+        self,
+        *,
+        url: builtins.str = ...,
+        limit: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["limit", b"limit", "url", b"url"]) -> None: ...
+
+global___Fetch = Fetch
+
+@typing.final
 class RunHeader(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -28,6 +49,9 @@ class RunHeader(google.protobuf.message.Message):
     BODY_SIZE_FIELD_NUMBER: builtins.int
     CATALOG_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
+    CONTENTS_FIELD_NUMBER: builtins.int
+    FETCHES_FIELD_NUMBER: builtins.int
+    QUEUE_TIMEOUT_MS_FIELD_NUMBER: builtins.int
     lease: builtins.str
     device: builtins.int
     """Which of the lease's devices, 0 ... n-1."""
@@ -43,8 +67,16 @@ class RunHeader(google.protobuf.message.Message):
     """
     model: builtins.str
     """For a call without a lease: the model that it runs, which is what the sticky policy goes by."""
+    queue_timeout_ms: builtins.int
+    """How long the call may wait before it begins to run; 0: until its deadline."""
     @property
     def alloc(self) -> remotegpu.v1.lease_pb2.AllocRequest: ...
+    @property
+    def contents(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """SHA-256 digests of contents that the program uses (Tensor.content), and files to fetch (Tensor.fetched)."""
+
+    @property
+    def fetches(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Fetch]: ...
     def __init__(
         self,
         *,
@@ -56,9 +88,12 @@ class RunHeader(google.protobuf.message.Message):
         body_size: builtins.int = ...,
         catalog: builtins.bytes = ...,
         model: builtins.str = ...,
+        contents: collections.abc.Iterable[builtins.bytes] | None = ...,
+        fetches: collections.abc.Iterable[global___Fetch] | None = ...,
+        queue_timeout_ms: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["alloc", b"alloc", "lease", b"lease", "place", b"place"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["alloc", b"alloc", "body_size", b"body_size", "catalog", b"catalog", "deadline_ms", b"deadline_ms", "device", b"device", "finish", b"finish", "lease", b"lease", "model", b"model", "place", b"place"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["alloc", b"alloc", "body_size", b"body_size", "catalog", b"catalog", "contents", b"contents", "deadline_ms", b"deadline_ms", "device", b"device", "fetches", b"fetches", "finish", b"finish", "lease", b"lease", "model", b"model", "place", b"place", "queue_timeout_ms", b"queue_timeout_ms"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["place", b"place"]) -> typing.Literal["lease", "alloc"] | None: ...
 
 global___RunHeader = RunHeader
@@ -240,14 +275,26 @@ class ModelSignature(google.protobuf.message.Message):
     DIGEST_FIELD_NUMBER: builtins.int
     INPUTS_FIELD_NUMBER: builtins.int
     OUTPUTS_FIELD_NUMBER: builtins.int
+    MAX_BATCH_FIELD_NUMBER: builtins.int
+    PLATFORM_FIELD_NUMBER: builtins.int
+    IS_DEFAULT_FIELD_NUMBER: builtins.int
+    ALIASES_FIELD_NUMBER: builtins.int
     name: builtins.str
     version: builtins.str
     digest: builtins.bytes
     """SHA-256 of the model file."""
+    max_batch: builtins.int
+    """Rows that one run may have when calls are put together along the first dimension; 0: they are not."""
+    platform: builtins.str
+    """What runs it, in the words of the Open Inference Protocol: "onnxruntime_onnx", "remotegpu_program", ..."""
+    is_default: builtins.bool
+    """This version is what the bare name stands for."""
     @property
     def inputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TensorSignature]: ...
     @property
     def outputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TensorSignature]: ...
+    @property
+    def aliases(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     def __init__(
         self,
         *,
@@ -256,8 +303,12 @@ class ModelSignature(google.protobuf.message.Message):
         digest: builtins.bytes = ...,
         inputs: collections.abc.Iterable[global___TensorSignature] | None = ...,
         outputs: collections.abc.Iterable[global___TensorSignature] | None = ...,
+        max_batch: builtins.int = ...,
+        platform: builtins.str = ...,
+        is_default: builtins.bool = ...,
+        aliases: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["digest", b"digest", "inputs", b"inputs", "name", b"name", "outputs", b"outputs", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["aliases", b"aliases", "digest", b"digest", "inputs", b"inputs", "is_default", b"is_default", "max_batch", b"max_batch", "name", b"name", "outputs", b"outputs", "platform", b"platform", "version", b"version"]) -> None: ...
 
 global___ModelSignature = ModelSignature
 
@@ -280,3 +331,115 @@ class Catalog(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["digest", b"digest", "models", b"models"]) -> None: ...
 
 global___Catalog = Catalog
+
+@typing.final
+class HasRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DIGESTS_FIELD_NUMBER: builtins.int
+    @property
+    def digests(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """SHA-256."""
+
+    def __init__(
+        self,
+        *,
+        digests: collections.abc.Iterable[builtins.bytes] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["digests", b"digests"]) -> None: ...
+
+global___HasRequest = HasRequest
+
+@typing.final
+class HasReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class Stored(google.protobuf.message.Message):
+        """In the order of the question: bytes that are there. A whole content is `complete`."""
+
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        COMPLETE_FIELD_NUMBER: builtins.int
+        SIZE_FIELD_NUMBER: builtins.int
+        complete: builtins.bool
+        size: builtins.int
+        def __init__(
+            self,
+            *,
+            complete: builtins.bool = ...,
+            size: builtins.int = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["complete", b"complete", "size", b"size"]) -> None: ...
+
+    STORED_FIELD_NUMBER: builtins.int
+    @property
+    def stored(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___HasReply.Stored]: ...
+    def __init__(
+        self,
+        *,
+        stored: collections.abc.Iterable[global___HasReply.Stored] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["stored", b"stored"]) -> None: ...
+
+global___HasReply = HasReply
+
+@typing.final
+class PutHeader(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: builtins.int
+    SIZE_FIELD_NUMBER: builtins.int
+    OFFSET_FIELD_NUMBER: builtins.int
+    digest: builtins.bytes
+    size: builtins.int
+    offset: builtins.int
+    """Where the first piece belongs: what an earlier, broken upload has left there is kept."""
+    def __init__(
+        self,
+        *,
+        digest: builtins.bytes = ...,
+        size: builtins.int = ...,
+        offset: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["digest", b"digest", "offset", b"offset", "size", b"size"]) -> None: ...
+
+global___PutHeader = PutHeader
+
+@typing.final
+class PutRequest(google.protobuf.message.Message):
+    """Assembled and split by hand, like RunRequest: field 3 is the piece."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    PIECE_FIELD_NUMBER: builtins.int
+    piece: builtins.bytes
+    @property
+    def header(self) -> global___PutHeader: ...
+    def __init__(
+        self,
+        *,
+        header: global___PutHeader | None = ...,
+        piece: builtins.bytes = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["header", b"header", "piece", b"piece"]) -> None: ...
+
+global___PutRequest = PutRequest
+
+@typing.final
+class PutReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STORED_NOW_FIELD_NUMBER: builtins.int
+    stored_now: builtins.bool
+    """False: it was there already."""
+    def __init__(
+        self,
+        *,
+        stored_now: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["stored_now", b"stored_now"]) -> None: ...
+
+global___PutReply = PutReply

@@ -42,6 +42,8 @@ class _DTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumType
     DTYPE_FLOAT64: _DType.ValueType  # 12
     DTYPE_COMPLEX64: _DType.ValueType  # 13
     DTYPE_COMPLEX128: _DType.ValueType  # 14
+    DTYPE_BYTES: _DType.ValueType  # 15
+    """Byte strings, for models only: each element is its length (uint32) and its bytes, one after the other."""
 
 class DType(_DType, metaclass=_DTypeEnumTypeWrapper):
     """A program: the unit of every call. Nodes refer only to nodes before them, so a well-formed
@@ -66,11 +68,33 @@ DTYPE_FLOAT32: DType.ValueType  # 11
 DTYPE_FLOAT64: DType.ValueType  # 12
 DTYPE_COMPLEX64: DType.ValueType  # 13
 DTYPE_COMPLEX128: DType.ValueType  # 14
+DTYPE_BYTES: DType.ValueType  # 15
+"""Byte strings, for models only: each element is its length (uint32) and its bytes, one after the other."""
 global___DType = DType
+
+class _Compression:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _CompressionEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Compression.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    COMPRESSION_NONE: _Compression.ValueType  # 0
+    COMPRESSION_LZ4: _Compression.ValueType  # 1
+    COMPRESSION_ZSTD: _Compression.ValueType  # 2
+
+class Compression(_Compression, metaclass=_CompressionEnumTypeWrapper):
+    """How the bytes of a tensor are packed. LZ4 is its frame format, Zstandard likewise."""
+
+COMPRESSION_NONE: Compression.ValueType  # 0
+COMPRESSION_LZ4: Compression.ValueType  # 1
+COMPRESSION_ZSTD: Compression.ValueType  # 2
+global___Compression = Compression
 
 @typing.final
 class Tensor(google.protobuf.message.Message):
-    """C-contiguous bytes in the body. `size` is redundant with dtype and shape, and checked."""
+    """C-contiguous bytes in the body, or elsewhere. `size` is redundant with dtype and shape, and checked, unless the dtype is
+    BYTES or the bytes are compressed.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -78,9 +102,23 @@ class Tensor(google.protobuf.message.Message):
     SHAPE_FIELD_NUMBER: builtins.int
     OFFSET_FIELD_NUMBER: builtins.int
     SIZE_FIELD_NUMBER: builtins.int
+    CONTENT_FIELD_NUMBER: builtins.int
+    FETCHED_FIELD_NUMBER: builtins.int
+    COMPRESSION_FIELD_NUMBER: builtins.int
+    TRAVELS_AS_FIELD_NUMBER: builtins.int
     dtype: global___DType.ValueType
     offset: builtins.int
     size: builtins.int
+    content: builtins.int
+    """If present, the bytes are not in the body: the number of a digest in RunHeader.contents, or of a URL in
+    RunHeader.fetches.
+    """
+    fetched: builtins.int
+    compression: global___Compression.ValueType
+    travels_as: global___DType.ValueType
+    """The dtype of the bytes where it is not `dtype`: FLOAT16 for a FLOAT32 or FLOAT64 tensor that travels at half its size
+    or less.
+    """
     @property
     def shape(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
     def __init__(
@@ -90,8 +128,17 @@ class Tensor(google.protobuf.message.Message):
         shape: collections.abc.Iterable[builtins.int] | None = ...,
         offset: builtins.int = ...,
         size: builtins.int = ...,
+        content: builtins.int | None = ...,
+        fetched: builtins.int | None = ...,
+        compression: global___Compression.ValueType = ...,
+        travels_as: global___DType.ValueType = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["dtype", b"dtype", "offset", b"offset", "shape", b"shape", "size", b"size"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_content", b"_content", "_fetched", b"_fetched", "content", b"content", "fetched", b"fetched"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_content", b"_content", "_fetched", b"_fetched", "compression", b"compression", "content", b"content", "dtype", b"dtype", "fetched", b"fetched", "offset", b"offset", "shape", b"shape", "size", b"size", "travels_as", b"travels_as"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_content", b"_content"]) -> typing.Literal["content"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_fetched", b"_fetched"]) -> typing.Literal["fetched"] | None: ...
 
 global___Tensor = Tensor
 
@@ -125,15 +172,27 @@ class EncodedImage(google.protobuf.message.Message):
 
     OFFSET_FIELD_NUMBER: builtins.int
     SIZE_FIELD_NUMBER: builtins.int
+    CONTENT_FIELD_NUMBER: builtins.int
+    FETCHED_FIELD_NUMBER: builtins.int
     offset: builtins.int
     size: builtins.int
+    content: builtins.int
+    """As in Tensor."""
+    fetched: builtins.int
     def __init__(
         self,
         *,
         offset: builtins.int = ...,
         size: builtins.int = ...,
+        content: builtins.int | None = ...,
+        fetched: builtins.int | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["offset", b"offset", "size", b"size"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_content", b"_content", "_fetched", b"_fetched", "content", b"content", "fetched", b"fetched"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_content", b"_content", "_fetched", b"_fetched", "content", b"content", "fetched", b"fetched", "offset", b"offset", "size", b"size"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_content", b"_content"]) -> typing.Literal["content"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_fetched", b"_fetched"]) -> typing.Literal["fetched"] | None: ...
 
 global___EncodedImage = EncodedImage
 
@@ -348,6 +407,7 @@ class ModelCall(google.protobuf.message.Message):
     MODEL_FIELD_NUMBER: builtins.int
     INPUTS_FIELD_NUMBER: builtins.int
     model: builtins.str
+    """A name, or name:version or name:alias."""
     @property
     def inputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ModelInput]: ...
     def __init__(
