@@ -4,7 +4,9 @@
 
 `python -m benchmarks.floors` serves until its standard input ends and prints its port:
     Echo   unary, raw bytes: the message comes back as it is
+    Sink   unary, raw bytes: answered with a short message, whatever came
     Hop    unary, raw bytes: copied into shared memory, a record to a worker process and back, copied out
+    HopStream  the same on a bidirectional stream that stays open
     Naive  unary, protobuf messages with a `bytes` field, as an ordinary service would do it
 """
 
@@ -70,10 +72,20 @@ class Hop:
         size = await self._waiting
         return bytes(self._replies[:size])
 
+    async def stream(self, messages: Any, context: Any) -> Any:
+        """The same on an open stream."""
+        async for data in messages:
+            yield await self.echo(data, context)
+
 
 async def echo(data: bytes, _context: Any) -> bytes:
     """What gRPC itself costs."""
     return data
+
+
+async def sink(_data: bytes, _context: Any) -> bytes:
+    """Takes everything; answers as much as a small result has."""
+    return bytes(512)
 
 
 async def naive(request: Any, _context: Any) -> Any:
@@ -94,6 +106,8 @@ async def main() -> None:
     handlers = {
         "Echo": grpc.unary_unary_rpc_method_handler(echo),
         "Hop": grpc.unary_unary_rpc_method_handler(hop.echo),
+        "HopStream": grpc.stream_stream_rpc_method_handler(hop.stream),
+        "Sink": grpc.unary_unary_rpc_method_handler(sink),
         "Naive": grpc.unary_unary_rpc_method_handler(
             naive,
             request_deserializer=compute_pb2.RunRequest.FromString,

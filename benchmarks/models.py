@@ -81,6 +81,11 @@ def linear(inputs: int = 64, outputs: int = 8, seed: int = 0) -> bytes:
     return graph.model("linear", ("x", [inputs]), {"y": (y, [outputs])})
 
 
+def identity(elements: int = 4 * 1024 * 1024) -> bytes:
+    """A model that gives back its input: `x` and `y` float32 [batch, elements], by default 16 MiB per row."""
+    return _Graph(0).model("identity", ("x", [elements]), {"y": ("x", [elements])})
+
+
 # The layers up to the first head: output channels and kernel size of a convolution, or stride of a 2 × 2 max pool.
 # Source of this table and of the wiring in `yolov3_tiny`: cfg/yolov3-tiny.cfg in J. Redmon's darknet,
 # https://github.com/pjreddie/darknet/blob/f86901f6177dfc6116360a13cc06ab680e0c86b0/cfg/yolov3-tiny.cfg

@@ -89,12 +89,8 @@ def test_threads_recover_together_from_one_cut(server: LocalServer, idempotent: 
         for thread in threads:
             thread.result(timeout=20)
         assert client.statistics().connections == 2
-    if idempotent:
-        assert not failures
-        return
-    # Each thread has at most one call on the dead connection, which may have run and is not sent again.
-    assert 1 <= len(failures) <= 8
-    assert {type(failure) for failure in failures} == {remotegpu.ConnectionLost}
+    # Those that may not run twice were sent again too: the server knows their numbers.
+    assert not failures
 
 
 def refuses(client: Client) -> bool:
@@ -119,6 +115,7 @@ def test_closed_client_says_so_and_does_not_connect_again(server: LocalServer) -
 def test_call_that_finds_its_channel_closed(server: LocalServer) -> None:
     client = Client(server.url, timeout=20)
     client.top()
+    client._connected()._streams = False
     connection = client._connected()._connection
     assert connection is not None
     connection.channel.close()  # as another thread's `close` does between the choice of the channel and the call

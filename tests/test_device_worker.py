@@ -23,6 +23,7 @@ import pytest
 from remotegpu import errors, wire
 from remotegpu.v1 import program_pb2
 from remotegpu_server import records
+from remotegpu_server.gateway.models import ModelRegistry
 from remotegpu_server.supervisor import life as life_module
 from remotegpu_server.supervisor.line import Line
 from remotegpu_server.supervisor.worker import DeviceSpec, DeviceWorker, WorkerOptions
@@ -37,8 +38,11 @@ class Heard:
     def __init__(self) -> None:
         self.events: list[tuple[Any, ...]] = []
 
-    def worker_ready(self, worker: DeviceWorker, catalog: bytes) -> None:
+    def worker_ready(self, worker: DeviceWorker, report: bytes) -> None:
         self.events.append(("ready", worker.epoch))
+
+    def models_changed(self, worker: DeviceWorker, report: bytes) -> None:
+        self.events.append(("changed", report))
 
     def worker_lost(self, worker: DeviceWorker) -> None:
         self.events.append(("lost", worker.epoch))
@@ -57,7 +61,8 @@ class Heard:
 async def one_device(models: Path | None = None, patience: float = 60.0) -> AsyncIterator[tuple[DeviceWorker, Heard]]:
     heard = Heard()
     spec = DeviceSpec(3, "cpu", "CPU", "CPU-3", 2 * 1024**3)
-    worker = DeviceWorker(spec, WorkerOptions(str(models) if models else None, MIB, 1, patience), heard)
+    registry = ModelRegistry(models)
+    worker = DeviceWorker(spec, WorkerOptions(registry.table_for, MIB, 1, patience), heard)
     worker.start()
     try:
         yield worker, heard

@@ -17,8 +17,10 @@ from remotegpu import errors
 VALUES: dict[str, Any] = {
     "address": "10.1.2.3:50051",
     "asked": 123456,
+    "call": 123,
     "deadline": 7.25,
     "device": 31,
+    "digests": "9f86d081",
     "epoch": 42,
     "estimated_wait": 8.5,
     "field": "a field",
@@ -29,6 +31,7 @@ VALUES: dict[str, Any] = {
     "kind": "SomethingNew",
     "lease": "0a1b2c3d4e5f",
     "limit": 98765,
+    "model": "net:7",
     "node": 17,
     "operation": "matmul",
     "place": 43,
@@ -36,6 +39,7 @@ VALUES: dict[str, Any] = {
     "retry_after": 3.75,
     "setting": "REMOTEGPU_URL",
     "traceback": "Traceback: line 1",
+    "url": "https://files.example/x",
     "used": 4321,
     "waited": 5.5,
     "what": "whole devices",
@@ -88,7 +92,16 @@ def test_every_error_class_can_be_found_by_name() -> None:
 def test_what_may_be_tried_again_is_what_the_drawing_says() -> None:
     documented = {name for name, _, note in drawing() if "retryable" in note}
     assert {cls.__name__ for cls in CLASSES if cls.retryable} == documented
-    assert documented == {"Busy", "QuotaExceeded", "LeaseLost", "DeviceFailed", "ConnectError", "Unavailable"}
+    assert documented == {
+        "Busy",
+        "QuotaExceeded",
+        "LeaseLost",
+        "DeviceFailed",
+        "ConnectError",
+        "Unavailable",
+        "QueueFull",
+        "QueueTimeout",
+    }
 
 
 @pytest.mark.parametrize("cls", CLASSES)

@@ -15,10 +15,13 @@ import pytest
 from remotegpu import errors, wire
 from remotegpu.v1 import program_pb2 as pb
 from remotegpu_server.backends.host import HostDevice
-from remotegpu_server.records import Done
+from remotegpu_server.backends.models import Model
+from remotegpu_server.records import Done, Record
 from remotegpu_server.slabs import Arena
-from remotegpu_server.worker.executor import Executor, LeaseMemory, Outcome, Request
-from remotegpu_server.worker.prepared import Preparer
+from remotegpu_server.worker.executor import Executor, Request
+from remotegpu_server.worker.memory import LeaseMemory
+from remotegpu_server.worker.outcome import Outcome
+from remotegpu_server.worker.prepared import Loading, Preparer
 from remotegpu_server.worker.replies import Finished, Replies
 
 MIB = 1 << 20
@@ -39,6 +42,26 @@ class Unlimited(HostDevice):
         super().download(array, target)
 
 
+class NoModels:
+    """A repository without models."""
+
+    def output_names(self, reference: str) -> list[str]:
+        raise errors.ModelNotFound(field="model", limit="none", given=reference)
+
+    def get(self, reference: str, lease: int) -> Model | Loading:
+        raise errors.ModelNotFound(field="model", limit="none", given=reference)
+
+    def drop(self, lease: int) -> None:
+        pass
+
+
+def ran(executor: Executor, request: Request) -> Outcome:
+    """A program without models, from its start to its end."""
+    outcome = executor.prepare(request).resume()
+    assert isinstance(outcome, Outcome)
+    return outcome
+
+
 @pytest.fixture
 def device() -> Unlimited:
     return Unlimited()
@@ -46,7 +69,7 @@ def device() -> Unlimited:
 
 @pytest.fixture
 def executor(device: Unlimited) -> Executor:
-    return Executor(device, {}, index=0, epoch=1)
+    return Executor(device, NoModels(), index=0, epoch=1)
 
 
 @pytest.fixture
@@ -86,7 +109,7 @@ def output(node: int, *, keep: int = 0, fetch: bool = False) -> pb.Output:
 def request(nodes: list[pb.Node], outputs: list[pb.Output], body: bytes = b"", **limits: int) -> Request:
     message = pb.Program(nodes=nodes, outputs=outputs).SerializeToString()
     limits.setdefault("memory_limit", 0)
-    return Request(memoryview(message), memoryview(body), LEASE, **limits)
+    return Request(memoryview(message), memoryview(body), LEASE, **limits)  # type: ignore[arg-type]
 
 
 HUGE_VIEW = [operation("ones", [1]), operation("broadcast_to", ref(0), [10**13])]
@@ -94,7 +117,7 @@ HUGE_VIEW = [operation("ones", [1]), operation("broadcast_to", ref(0), [10**13])
 
 def test_view_that_is_too_large_to_keep_is_an_error_of_its_node(executor: Executor) -> None:
     with pytest.raises(errors.OutOfMemory) as caught:
-        executor.run(request(HUGE_VIEW, [output(1, keep=7)]))
+        ran(executor, request(HUGE_VIEW, [output(1, keep=7)]))
     assert (caught.value.node, caught.value.operation) == (1, "broadcast_to")
     assert executor.memory.held() == 0
 
@@ -108,28 +131,32 @@ def test_unexpected_error_is_remote_unless_the_device_is_broken(
     monkeypatch.setattr(device, "elapsed_ns", fail)
     asked = request([operation("ones", [4]), operation("abs", ref(0))], [output(1, keep=7)])
     with pytest.raises(errors.RemoteError, match="lost its clock") as caught:
-        executor.run(asked)
+        ran(executor, asked)
     assert caught.value.node == 1
     assert "Traceback" in caught.value.traceback
     assert executor.memory.held() == 0
     monkeypatch.setattr(device, "is_broken", lambda error: True)
     with pytest.raises(RuntimeError):
-        executor.run(asked)
+        ran(executor, asked)
 
 
 def test_result_larger_than_the_limit_keeps_nothing(executor: Executor) -> None:
     asked = request([operation("ones", [1000])], [output(0, keep=7, fetch=True)], result_limit=4096)
     with pytest.raises(errors.InvalidInput, match="result size"):
-        executor.run(asked)
+        ran(executor, asked)
     assert executor.memory.held() == 0
 
 
 def replies(arena: Arena, device: HostDevice, sent: list[Done]) -> Replies:
-    return Replies(arena, device, sent.append, lambda: 0, threading.Lock())
+    def send(record: Record) -> None:
+        assert isinstance(record, Done)
+        sent.append(record)
+
+    return Replies(arena, device, send, lambda: 0, threading.Lock())
 
 
 def test_result_larger_than_the_arena_is_freed(executor: Executor, device: Unlimited, arena: Arena) -> None:
-    outcome = executor.run(request([operation("ones", [MIB])], [output(0, keep=7, fetch=True)]))
+    outcome = ran(executor, request([operation("ones", [MIB])], [output(0, keep=7, fetch=True)]))
     assert executor.memory.held() == 8 * MIB
     with pytest.raises(errors.InvalidInput, match="result size"):
         replies(arena, device, []).succeed(Finished(1, 0, outcome))
@@ -138,7 +165,7 @@ def test_result_larger_than_the_arena_is_freed(executor: Executor, device: Unlim
 
 def test_download_that_fails_is_an_error_reply(executor: Executor, device: Unlimited, arena: Arena) -> None:
     def result() -> Outcome:  # needs more than half of the arena
-        return executor.run(request([operation("ones", [80_000])], [output(0, keep=7, fetch=True)]))
+        return ran(executor, request([operation("ones", [80_000])], [output(0, keep=7, fetch=True)]))
 
     sent: list[Done] = []
     writer = replies(arena, device, sent)
@@ -160,41 +187,41 @@ def chain(steps: int) -> list[pb.Node]:
 
 
 def test_memory_of_temporaries_comes_back_to_the_lease(executor: Executor) -> None:
-    outcome = executor.run(request(chain(20), [output(20, fetch=True)], memory_limit=2 * MIB))
+    outcome = ran(executor, request(chain(20), [output(20, fetch=True)], memory_limit=2 * MIB))
     assert outcome.fetched[0][1][0] == 21
     with pytest.raises(errors.OutOfMemory) as caught:
-        executor.run(request(chain(20), [output(20, fetch=True)], memory_limit=2 * MIB - 1))
+        ran(executor, request(chain(20), [output(20, fetch=True)], memory_limit=2 * MIB - 1))
     assert (caught.value.node, caught.value.asked, caught.value.limit) == (1, MIB, 2 * MIB - 1)
 
 
 def test_memory_that_a_view_needs_stays_counted(executor: Executor) -> None:
     nodes = [operation("ones", [MIB // 8]), operation("reshape", ref(0), [-1, 2]), operation("ones", [MIB // 8])]
     wanted = [output(1, fetch=True), output(2, fetch=True)]
-    executor.run(request(nodes, wanted, memory_limit=2 * MIB))
+    ran(executor, request(nodes, wanted, memory_limit=2 * MIB))
     with pytest.raises(errors.OutOfMemory):
-        executor.run(request(nodes, wanted, memory_limit=2 * MIB - 1))
+        ran(executor, request(nodes, wanted, memory_limit=2 * MIB - 1))
 
 
 def test_kept_arrays_and_copies_count(executor: Executor) -> None:
-    executor.run(request([operation("ones", [MIB // 8])], [output(0, keep=7)], memory_limit=MIB))
+    ran(executor, request([operation("ones", [MIB // 8])], [output(0, keep=7)], memory_limit=MIB))
     nodes = [pb.Node(handle=pb.Handle(id=7, epoch=1)), operation("reshape", ref(0), [-1, 2])]
-    executor.run(request(nodes, [output(1, fetch=True)], memory_limit=MIB))
+    ran(executor, request(nodes, [output(1, fetch=True)], memory_limit=MIB))
     with pytest.raises(errors.OutOfMemory) as caught:
-        executor.run(request(nodes, [output(1, keep=8)], memory_limit=2 * MIB - 1))
+        ran(executor, request(nodes, [output(1, keep=8)], memory_limit=2 * MIB - 1))
     assert (caught.value.node, caught.value.asked) == (1, MIB)
     assert executor.memory.held() == MIB
-    executor.run(request(nodes, [output(1, keep=8)], memory_limit=2 * MIB))
+    ran(executor, request(nodes, [output(1, keep=8)], memory_limit=2 * MIB))
     assert executor.memory.held() == 2 * MIB
     huge = request(HUGE_VIEW, [output(1, keep=9)], memory_limit=3 * MIB)
     with pytest.raises(errors.OutOfMemory, match="declared no more"):
-        executor.run(huge)
+        ran(executor, huge)
 
 
 def test_tensors_count(executor: Executor) -> None:
     tensor = pb.Node(tensor=pb.Tensor(dtype=pb.DTYPE_FLOAT64, shape=[8], size=64))
-    executor.run(request([tensor], [output(0, fetch=True)], bytes(64), memory_limit=64))
+    ran(executor, request([tensor], [output(0, fetch=True)], bytes(64), memory_limit=64))
     with pytest.raises(errors.OutOfMemory) as caught:
-        executor.run(request([tensor], [output(0, fetch=True)], bytes(64), memory_limit=63))
+        ran(executor, request([tensor], [output(0, fetch=True)], bytes(64), memory_limit=63))
     assert caught.value.asked == 64
 
 
@@ -212,7 +239,7 @@ def test_tensors_count(executor: Executor) -> None:
 )
 def test_arguments_that_are_not_in_the_table(executor: Executor, node: pb.Node, given: str) -> None:
     with pytest.raises(errors.InvalidInput) as caught:
-        executor.run(request([operation("ones", [2]), node], [output(1, fetch=True)]))
+        ran(executor, request([operation("ones", [2]), node], [output(1, fetch=True)]))
     assert caught.value.field == "node 1"
     assert caught.value.limit.startswith(f"{node.operation.name}(")
     assert given in caught.value.given
@@ -223,7 +250,7 @@ def test_keyword_twice(executor: Executor) -> None:
     node = operation("sum", ref(0), axis=0)
     node.operation.kwargs.append(node.operation.kwargs[0])
     with pytest.raises(errors.InvalidInput, match="keyword twice"):
-        executor.run(request([operation("ones", [2]), node], [output(1, fetch=True)]))
+        ran(executor, request([operation("ones", [2]), node], [output(1, fetch=True)]))
 
 
 def test_preparing_many_values_with_one_last_use_is_linear() -> None:
@@ -231,7 +258,7 @@ def test_preparing_many_values_with_one_last_use_is_linear() -> None:
         last = operation("broadcast_arrays", *(ref(i) for i in range(count)))
         message = pb.Program(nodes=[*(operation("ones", [1]) for _ in range(count)), last]).SerializeToString()
         start = time.process_time()
-        prepared = Preparer({}, 0, 1).prepare(memoryview(message), 0)
+        prepared = Preparer(0, 1).prepare(memoryview(message), 0)
         taken = time.process_time() - start
         assert np.array_equal(sorted(prepared.last_uses[count]), range(count))
         return taken
@@ -248,12 +275,13 @@ def test_figure_of_a_reply_is_taken_and_sent_under_one_lock(
         seen.append(figures.locked())
         return 5
 
-    def send(done: Done) -> None:
+    def send(done: Record) -> None:
         seen.append(figures.locked())
+        assert isinstance(done, Done)
         assert done.memory_held == 5
 
     replies = Replies(arena, device, send, held, figures)
-    replies.succeed(Finished(1, 0, executor.run(request([operation("ones", [2])], [output(0, fetch=True)]))))
+    replies.succeed(Finished(1, 0, ran(executor, request([operation("ones", [2])], [output(0, fetch=True)]))))
     assert seen == [True, True]
     assert not figures.locked()
 
@@ -273,9 +301,9 @@ def test_held_without_one_lease() -> None:
 def test_gaps_between_values_are_cleared_in_a_used_slab(executor: Executor, device: Unlimited, arena: Arena) -> None:
     arena.view[:] = b"\xff" * arena.size
     sent: list[Done] = []
-    replies = Replies(arena, device, sent.append, lambda: 0, threading.Lock())
     nodes = [operation("ones", [3]), operation("ones", [8]), operation("ones", [0])]
-    replies.succeed(Finished(1, 0, executor.run(request(nodes, [output(node, fetch=True) for node in range(3)]))))
+    outcome = ran(executor, request(nodes, [output(node, fetch=True) for node in range(3)]))
+    replies(arena, device, sent).succeed(Finished(1, 0, outcome))
     (done,) = sent
     start = done.offset + wire.aligned(done.result_size)
     one = np.ones(1).tobytes()

@@ -175,15 +175,16 @@ def test_caller_that_disappears_leaves_the_queue_and_no_slab(start_server: Start
 
 def test_call_is_taken_back_when_its_caller_disappears(start_server: StartServer) -> None:
     server = start_server()
-    with Client(server.url, timeout=30) as client, FaultProxy(("127.0.0.1", server.port)) as proxy:
+    with Client(server.url, timeout=30) as client:
         busy = Background(lambda: keep_busy(client.alloc(), times=30))
         wait_until(lambda: running_calls(client) == 1, "the device is busy")
-        with Client(f"grpc://127.0.0.1:{proxy.address[1]}") as other:
+        with Client(server.url, timeout=30) as other:
             gone = [Background(lambda: keep_busy(other.alloc(idle_ttl=0.2), times=400)) for _ in range(3)]
             wait_until(lambda: running_calls(client) == 4, "all calls are there")
-            proxy.cut()
-            assert [type(call.join()) for call in gone] == [remotegpu.ConnectionLost] * 3
-        wait_until(lambda: running_calls(client) <= 1, "their calls have ended")
+        ended = (remotegpu.ConnectionLost, remotegpu.ConfigurationError)  # broken off, or about to be sent again
+        assert all(isinstance(call.join(), ended) for call in gone)
+        # They could be taken up again by another stream of the same client, for some seconds.
+        wait_until(lambda: running_calls(client) <= 1, "their calls have ended", 15)
         assert busy.join() is None
         # One of the three may have been in the worker's socket already; it runs, and then nothing is left.
         os.kill(pids(client)[0], signal.SIGKILL)

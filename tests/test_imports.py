@@ -16,6 +16,7 @@ import remotegpu
 IMPORT_BUDGET = 0.025
 RUNS = 10
 HEAVY = ("numpy", "grpc", "google", "tenacity", "cupy", "onnxruntime", "boto3", "asyncio", "PIL", "array_api_compat")
+HEAVY += ("aiohttp", "lz4", "zstandard")
 
 
 def modules(script: str) -> set[str]:

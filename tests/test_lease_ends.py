@@ -20,7 +20,7 @@ import pytest
 import remotegpu
 from remotegpu import Client, errors, wire
 from remotegpu.v1 import compute_pb2, program_pb2
-from remotegpu_server.supervisor.life import OVERRUN
+from remotegpu_server.supervisor.overrun import OVERRUN
 from tests.conftest import StartServer, pids, wait_until
 
 MIB = 1024**2

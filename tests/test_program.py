@@ -154,7 +154,10 @@ def test_an_argument_that_does_not_travel_is_refused(argument: Any) -> None:
 
 @pytest.mark.parametrize("dtype", ["U5", "datetime64[s]", "O", "V3", [("a", "f4")]], ids=str)
 def test_a_dtype_that_does_not_travel_is_refused(dtype: Any) -> None:
-    for value in (source(0, dtype=dtype), operation(np.dtype(dtype))):
+    values = [operation(np.dtype(dtype))]
+    if dtype != "O":  # arrays of that are strings: see test_strings
+        values.append(source(0, dtype=dtype))
+    for value in values:
         with pytest.raises(errors.InvalidInput) as caught:
             program.encode(graph.plan([value], keep=None))
         assert (caught.value.field, caught.value.given) == ("dtype", str(np.dtype(dtype)))

@@ -67,6 +67,15 @@ def port_of(node: int) -> pb.Node:
     return pb.Node(named_port=pb.NamedPort(node=node, name="scores"))
 
 
+def packed_strings() -> pb.Node:
+    node = tensor(2, dtype=15, size=8)
+    node.tensor.compression = pb.COMPRESSION_LZ4
+    return node
+
+
+STRINGS = tensor(2, dtype=15, size=20)
+
+
 def output(node: int, **options: Any) -> pb.Output:
     return pb.Output(ref=pb.Ref(node=node), **options)
 
@@ -104,7 +113,19 @@ REFUSED: dict[str, tuple[pb.Program, str, str, str]] = {
     "dtype argument 15": (made([call(dtype_argument(15))]), "node 0", "a kind of argument that", "unknown"),
     "dtype argument -1": (made([call(dtype_argument(-1))]), "node 0", "a kind of argument that", "unknown"),
     "dtype 0": (made([tensor(2, dtype=0)]), "node 0, tensor", "a dtype of the protocol", "dtype 0"),
-    "dtype 15": (made([TENSOR, tensor(2, dtype=15)]), "node 1, tensor", "a dtype of the protocol", "dtype 15"),
+    "dtype 16": (made([TENSOR, tensor(2, dtype=16)]), "node 1, tensor", "a dtype of the protocol", "dtype 16"),
+    "strings too short": (
+        made([tensor(3, dtype=15, size=11)]),
+        "node 0, tensor",
+        "12 bytes for strings[3]",
+        "11 bytes",
+    ),
+    "strings beyond": (made([tensor(3, dtype=15, size=257)]), "node 0, tensor", SPAN, "offset 0, size 257"),
+    "strings overflow": (made([tensor(0, 2**62, dtype=15)]), "node 0, tensor size", HUGE, str(2**64)),
+    "strings in an operation": (made([STRINGS, call(at(0))]), "node 1", "strings as inputs of models only", "node 0"),
+    "strings in a list": (made([STRINGS, call(nested(at(0), 1))]), "node 1", "strings as inputs of models", "node 0"),
+    "strings as output": (made([STRINGS], output(0, fetch=True)), "node 1", "strings as inputs of models", "node 0"),
+    "packed strings": (made([packed_strings()]), "node 0, tensor", "plain bytes in the body for strings", "compressed"),
     "dtype -1": (made([tensor(2, dtype=-1)]), "node 0, tensor", "a dtype of the protocol", "dtype -1"),
     "too small": (made([tensor(2, size=7)]), "node 0, tensor", "8 bytes for float32[2]", "7 bytes"),
     "too large": (made([tensor(2, 3, size=25)]), "node 0, tensor", "24 bytes for float32[2, 3]", "25 bytes"),
@@ -150,6 +171,10 @@ def test_the_border_names_the_field_and_the_limit(message: pb.Program, field: st
     assert caught.value.field == field
     assert limit in caught.value.limit
     assert given in caught.value.given
+
+
+def test_strings_may_be_of_any_length_as_inputs_of_models() -> None:
+    check(made([STRINGS, tensor(0, 3, dtype=15, size=0), model(0, 1)], output(2, every_port=True, fetch=True)))
 
 
 def test_counts_are_limited() -> None:

@@ -15,7 +15,7 @@ from remotegpu_server import records
 
 KINDS: tuple[Any, ...] = typing.get_args(records.Record)
 # Flags take a byte, everything else is a 64-bit number.
-FLAGS = {"finish", "failed"}
+FLAGS = {"finish", "failed", "force"}
 
 
 def samples() -> st.SearchStrategy[Any]:
@@ -51,7 +51,7 @@ def test_kinds_are_told_apart_by_the_first_byte() -> None:
 def test_a_record_is_one_packet_of_a_socket() -> None:
     daemon, worker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     sent: list[records.Record] = [
-        records.Warm(5),
+        records.Warm(5, 6),
         records.Run(1, 64, 100, 200, 7, 2**40, True),
         records.ReleaseReply(128),
     ]

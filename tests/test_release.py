@@ -15,7 +15,7 @@ import pytest
 
 import remotegpu
 from remotegpu import Client
-from remotegpu_server.supervisor.life import DROP_PATIENCE
+from remotegpu_server.supervisor.drops import DROP_PATIENCE
 from tests.conftest import StartServer, alive, pids, wait_until
 from tests.test_lease_ends import Background
 

@@ -121,7 +121,7 @@ def wire_error() -> bytes:
     [
         (b"\x08\x01", "tag 0x8 at byte 0 of 2"),  # a varint field
         (b"\x02\x00", "tag 0x2 at byte 0 of 2"),  # field 0
-        (b"\x0a\x00\x22\x00", "tag 0x22 at byte 2 of 4"),  # field 4
+        (b"\x0a\x00\x2a\x00", "tag 0x2a at byte 2 of 4"),  # field 5
         (b"\x12\x05abcd", "field 2 says 5 bytes, 4 are there"),
         (b"\x1a", "does not end, at byte 1 of 1"),
         (b"\x1a\xff\xff", "does not end, at byte 3 of 3"),

@@ -17,22 +17,70 @@ from remotegpu._version import __version__
 from . import settings as server_settings
 
 
+class _Joined(argparse.Action):
+    """Puts repeated values together, with commas between them."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, f"{before},{values}" if before else values)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="remotegpu-server",
         description="Shares the GPUs of this machine: array programs and ONNX models, one round trip each.",
         epilog="Each option may also be given as an environment variable: REMOTEGPU_SERVER_LISTEN, _GPUS, _MODELS, "
-        "_SLOTS, _POLICY, _QUEUE, _TENANTS, _ARENA, _INSECURE=1.",
+        "_SLOTS, _POLICY, _QUEUE, _TENANTS, _ARENA, _MAX_BATCH, _MAX_DELAY, _SESSIONS, _MODEL_MEMORY, "
+        "_PROVIDER_OPTION, _SESSION_OPTION, _INFERENCE, _REST, _STORE, _STORE_SIZE, _FETCH_HOSTS, _ALLOW_UPLOADS=1, "
+        "_INSECURE=1.",
     )
     parser.add_argument("--gpus", help='which devices: "0", "0,1", "all", "cpu", "cpu:4" (default: all GPUs, else cpu)')
     parser.add_argument("--listen", metavar="HOST:PORT", help=f"default {server_settings.DEFAULT_LISTEN}; port 0: any")
+    parser.add_argument(
+        "--inference", metavar="HOST:PORT", help="serve the Open Inference Protocol over gRPC there (default: nowhere)"
+    )
+    parser.add_argument("--rest", metavar="HOST:PORT", help="the same over HTTP/JSON (default: nowhere)")
     parser.add_argument("--insecure", action="store_true", help="allow other addresses than loopback without TLS")
     parser.add_argument("--models", metavar="DIR", help="model repository: DIR/<name>/<version>/model.onnx")
+    parser.add_argument(
+        "--model-memory",
+        metavar="SIZE",
+        help="of each device, for loaded models; those not used for longest give way (default: no limit on CPU "
+        "devices, what is free on GPUs)",
+    )
+    parser.add_argument("--allow-uploads", action="store_true", help="let callers upload, load and unload models")
+    for kind, what in (("provider", "the device's execution provider"), ("session", "sessions")):
+        parser.add_argument(
+            f"--{kind}-option",
+            metavar="KEY=VALUE",
+            action=_Joined,
+            help=f"option of ONNX Runtime for {what}; may be repeated",
+        )
+    parser.add_argument(
+        "--max-batch", metavar="ROWS", help="put model calls together, up to so many rows (default 32; 1: never)"
+    )
+    parser.add_argument(
+        "--max-delay", metavar="MS", help="let a model call wait for others while its batch is not full (default 0)"
+    )
+    parser.add_argument("--sessions", metavar="N", help="runs of models at once on each device (default 1)")
     parser.add_argument("--slots", help=f"leases that may share a device (default {server_settings.DEFAULT_SLOTS})")
     parser.add_argument("--policy", help="round-robin (default), least-loaded, best-fit, sticky or fair")
     parser.add_argument("--queue", help=f"requests that may wait (default {server_settings.DEFAULT_QUEUE})")
     parser.add_argument("--tenants", metavar="FILE", help="TOML file of quotas: [default] and [tenants.NAME]")
     parser.add_argument("--arena", metavar="SIZE", help="shared memory per device and direction (default 256MiB)")
+    parser.add_argument("--store", metavar="DIR", help="keep uploaded contents there (default: a temporary folder)")
+    parser.add_argument("--store-size", metavar="SIZE", help="bytes of contents at most (default 10GiB)")
+    parser.add_argument(
+        "--fetch-hosts",
+        metavar="HOST,...",
+        help="fetch files that calls name by URL from these hosts; .example.org stands for all below (default: none)",
+    )
     parser.add_argument("--version", action="version", version=f"remotegpu-server {__version__}")
     parser.add_argument("--stop-at-end-of-input", action="store_true", help=argparse.SUPPRESS)
     return parser

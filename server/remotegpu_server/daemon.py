@@ -16,15 +16,23 @@ import grpc
 import grpc.aio
 
 from remotegpu import errors
-from remotegpu.v1 import compute_pb2
+from remotegpu.v1 import compute_pb2, repository_pb2, scheduler_pb2
 from remotegpu_server import quotas, scheduler
+from remotegpu_server.contents import ContentStore
 from remotegpu_server.devices.monitor import Monitor
 from remotegpu_server.devices.reading import Reading
 from remotegpu_server.devices.sensors import Sensors, sensors_of
+from remotegpu_server.gateway.attachments import Sources
 from remotegpu_server.gateway.bounds import CALL_LIMIT, MESSAGE_LIMIT
 from remotegpu_server.gateway.call import Gate
 from remotegpu_server.gateway.leases import Leases
+from remotegpu_server.gateway.models import ModelRegistry
 from remotegpu_server.gateway.service import Gateway
+from remotegpu_server.gateway.shared import SharedSlots
+from remotegpu_server.gateway.stream import Streams
+from remotegpu_server.standard.doors import Doors
+from remotegpu_server.standard.health import add_health_and_reflection
+from remotegpu_server.standard.infer import Inference
 from remotegpu_server.supervisor.worker import DeviceSpec, DeviceWorker, WorkerOptions
 
 from .settings import Settings
@@ -53,29 +61,48 @@ class Daemon:
         self._settings = settings
         self._quotas = quotas.read(settings.tenants)
         cores = len(os.sched_getaffinity(0))
+        self._models = ModelRegistry(settings.models)
         options = WorkerOptions(
-            models=str(settings.models) if settings.models else None,
+            models=self._models.table_for,
             arena_size=settings.arena_size,
             threads=max(1, cores // len(devices)),
+            max_batch=settings.max_batch,
+            max_delay=settings.max_delay,
+            sessions=settings.sessions,
+            model_memory=settings.model_memory,
+            provider_options=dict(settings.provider_options),
+            session_options=dict(settings.session_options),
         )
         self._workers = [DeviceWorker(spec, options, self) for spec in devices]
+        self._models.workers = self._workers
         self._sensors = sensors or sensors_of(self._workers, options.threads)
         self._warm: set[int] = set()
-        self._catalog = compute_pb2.Catalog()
         self._gate: Gate | None = None
+        self._sources = Sources.of(ContentStore(settings.store, settings.store_size), settings.fetch_hosts)
+        self._streams: Streams | None = None
+        self._doors: Doors | None = None
         self._all_warm: asyncio.Future[None] | None = None
+
+    @property
+    def announced(self) -> str:
+        """The listeners beside the first one, with a comma before each."""
+        return "" if self._doors is None else self._doors.announced
 
     # What the supervisor tells (`supervisor.worker.Listener`).
 
-    def worker_ready(self, worker: DeviceWorker, catalog: bytes) -> None:
-        self._catalog.ParseFromString(catalog)
+    def worker_ready(self, worker: DeviceWorker, report: bytes) -> None:
+        self._models.worker_ready(worker.spec.index, report)
         self._warm.add(worker.spec.index)
         if self._gate is not None:
             self._gate.leases.device_ready(worker.spec.index)
         elif self._all_warm is not None and len(self._warm) == len(self._workers) and not self._all_warm.done():
             self._all_warm.set_result(None)
 
+    def models_changed(self, worker: DeviceWorker, report: bytes) -> None:
+        self._models.reported(worker.spec.index, report)
+
     def worker_lost(self, worker: DeviceWorker) -> None:
+        self._models.worker_lost(worker.spec.index)
         if self._gate is not None:
             self._gate.leases.device_lost(worker.spec.index)
         else:
@@ -137,6 +164,8 @@ class Daemon:
         finally:
             for worker in self._workers:
                 worker.stop()
+            self._models.close()
+            await self._sources.close()
 
     async def _serve(self) -> tuple[grpc.aio.Server, int]:
         devices = [
@@ -151,9 +180,23 @@ class Daemon:
             default_quota=self._quotas.default,
         )
         leases = Leases(pure, self._workers)
-        self._gate = Gate(leases, self._workers, self._settings.arena_size, self._catalog)
+        self._gate = Gate(
+            leases,
+            SharedSlots(leases, len(self._workers), self._settings.queue),
+            self._workers,
+            self._settings.arena_size,
+            self._models.catalog,
+            sources=self._sources,
+            models=self._models,
+            allow_uploads=self._settings.allow_uploads,
+        )
         server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=CALL_LIMIT)
-        server.add_generic_rpc_handlers(tuple(Gateway(self._gate).handlers()))
+        gateway = Gateway(self._gate)
+        self._streams = gateway.streams
+        server.add_generic_rpc_handlers(tuple(gateway.handlers()))
+        modules = (compute_pb2, scheduler_pb2, repository_pb2)
+        services = tuple(each.full_name for m in modules for each in m.DESCRIPTOR.services_by_name.values())
+        add_health_and_reflection(server, services, self._gate.stopping)
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         address = f"{host}:{self._settings.port}"
         try:
@@ -163,13 +206,18 @@ class Daemon:
                 setting="--listen", why=f"{address} cannot be had; is another server there?"
             ) from error
         await server.start()
+        self._doors = Doors(Inference(self._gate))
+        await self._doors.open({"inference": self._settings.inference, "rest": self._settings.rest})
         return server, port
 
     async def _drain(self, server: grpc.aio.Server) -> None:
         assert self._gate is not None
         self._gate.stopping.set()
+        assert self._streams is not None
+        self._streams.go_away()
         self._gate.leases.refuse_waiters(errors.Unavailable(why="it is draining before a stop"))
-        await server.stop(DRAIN)
+        assert self._doors is not None
+        await asyncio.gather(server.stop(DRAIN), self._doors.close(DRAIN))
 
 
 def run(
@@ -193,12 +241,12 @@ def run(
 
             loop.add_reader(sys.stdin.fileno(), read_input)
         daemon = Daemon(settings, devices, sensors)
-        await daemon.run(lambda port, workers: _announce(settings, port, workers), stop)
+        await daemon.run(lambda port, workers: _announce(settings, port, workers, daemon.announced), stop)
 
     asyncio.run(main())
 
 
-def _announce(settings: Settings, port: int, workers: Sequence[DeviceWorker]) -> None:
+def _announce(settings: Settings, port: int, workers: Sequence[DeviceWorker], others: str) -> None:
     names = ", ".join(f"{worker.spec.index}: {worker.spec.name}" for worker in workers)
-    sys.stdout.write(f"remotegpu-server ready on {settings.host}:{port}, devices {names}\n")
+    sys.stdout.write(f"remotegpu-server ready on {settings.host}:{port}{others}, devices {names}\n")
     sys.stdout.flush()

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the daemon and a worker say to each other: records of fixed size, in packets of Unix SEQPACKET sockets.
 
-Each worker has two. On the call socket everything travels but Drop, which has the control socket to itself: a worker
-reads that one while a program runs. All answers take the call socket, so that their figures arrive in the order in
-which they were true.
+Each worker has two. On the control socket travels what a worker must hear while a program runs: Drop, Cancel and
+Command. Everything else takes the call socket, all answers too, so that their figures arrive in the order in which they
+were true.
 
 Everything of variable size lies in the arenas; a record only points there. Both ends are the same build, started by
 each other, so the layout needs no versions.
@@ -20,13 +20,14 @@ PACKET_LIMIT = 4096
 
 
 class Run(NamedTuple):
-    """Daemon to worker: run a program. The slab holds the program's bytes, then (aligned) its body."""
+    """Daemon to worker: run a program. The slab holds the program's bytes, then (aligned) its attachments if there are
+    any, then (aligned) its body. Calls are numbered in the order in which they are sent."""
 
     call: int
     offset: int
     program_size: int
     body_size: int
-    # The lease whose handles the program may use.
+    # The lease whose handles the program may use; 0: it runs without one, and neither uses nor keeps any.
     lease: int
     # Bytes that the lease declared on this device; 0: undeclared.
     memory_limit: int
@@ -34,6 +35,28 @@ class Run(NamedTuple):
     finish: int
     # On CLOCK_MONOTONIC: nobody waits for the result after it; 0: no such time.
     deadline_ns: int = 0
+    # Calls of one caller share its turn when there are many.
+    caller: int = 0
+    # Bytes of a `remotegpu.v1.Attachments`; 0: there is none.
+    attachments_size: int = 0
+
+
+class Cancel(NamedTuple):
+    """Daemon to worker, on the control socket: do not begin that call, or with `force`, do not go on with it. Answered
+    by Cancelled if the call does neither from now on, by Begun if the worker is at it (with `force`: at this moment);
+    Cancelled may follow then, when the call pauses. Not answered if the call has ended."""
+
+    call: int
+    force: int
+
+
+class Command(NamedTuple):
+    """Daemon to worker, on the control socket: the request slab holds a `remotegpu.v1.WorkerCommand`. Answered by
+    Answered, beside programs."""
+
+    call: int
+    offset: int
+    size: int
 
 
 class Drop(NamedTuple):
@@ -51,17 +74,18 @@ class ReleaseReply(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """Worker to daemon: warm. The reply slab holds the `remotegpu.v1.Catalog` of the models."""
+    """Worker to daemon: warm. The reply slab holds a `remotegpu.v1.ModelReport`."""
 
     offset: int
-    catalog_size: int
+    report_size: int
     # Bytes of device memory left for leases.
     memory: int
 
 
 class Done(NamedTuple):
     """Worker to daemon: a program has ended. The reply slab holds the `remotegpu.v1.Result` (or ErrorDetail), then
-    (aligned) the body. Times in nanoseconds; `started_ns` on CLOCK_MONOTONIC."""
+    (aligned) the body. Times in nanoseconds; `started_ns` on CLOCK_MONOTONIC, later by what the program waited between
+    its steps."""
 
     call: int
     failed: int
@@ -82,6 +106,28 @@ class Parked(NamedTuple):
     call: int
 
 
+class Cancelled(NamedTuple):
+    """Worker to daemon: that call does not run, and left nothing behind; its slab is read no more."""
+
+    call: int
+
+
+class Begun(NamedTuple):
+    """Worker to daemon: that call cannot be taken back now, since the worker is at it."""
+
+    call: int
+
+
+class Answered(NamedTuple):
+    """Worker to daemon: a command was carried out, or (`failed`) was not. The reply slab holds the answer, or an
+    ErrorDetail. Call 0: nobody asked; it is a `remotegpu.v1.ModelReport`, since models have come or gone."""
+
+    call: int
+    failed: int
+    offset: int
+    size: int
+
+
 class Dropped(NamedTuple):
     """Worker to daemon: nothing of that lease is left on the device."""
 
@@ -90,9 +136,11 @@ class Dropped(NamedTuple):
 
 
 class Warm(NamedTuple):
-    """Worker to daemon: a program has run that model, by its place in the catalog; said once by each process."""
+    """Worker to daemon: a program has run a model; said once by each process of each name. The reply slab holds the
+    name as UTF-8 text."""
 
-    model: int
+    offset: int
+    size: int
 
 
 class Failed(NamedTuple):
@@ -102,10 +150,25 @@ class Failed(NamedTuple):
     size: int
 
 
-Record = Run | Drop | ReleaseReply | Ready | Done | Dropped | Failed | Parked | Warm
+Record = (
+    Run
+    | Drop
+    | ReleaseReply
+    | Ready
+    | Done
+    | Dropped
+    | Failed
+    | Parked
+    | Warm
+    | Cancel
+    | Command
+    | Cancelled
+    | Begun
+    | Answered
+)
 # A packet is the number of the kind and the fields in this layout.
 _LAYOUTS: dict[type[Record], struct.Struct] = {
-    Run: struct.Struct("<BQQQQQQBQ"),
+    Run: struct.Struct("<BQQQQQQBQQQ"),
     Drop: struct.Struct("<BQ"),
     ReleaseReply: struct.Struct("<BQ"),
     Ready: struct.Struct("<BQQQ"),
@@ -113,7 +176,12 @@ _LAYOUTS: dict[type[Record], struct.Struct] = {
     Dropped: struct.Struct("<BQQ"),
     Failed: struct.Struct("<BQQ"),
     Parked: struct.Struct("<BQ"),
-    Warm: struct.Struct("<BQ"),
+    Warm: struct.Struct("<BQQ"),
+    Cancel: struct.Struct("<BQB"),
+    Command: struct.Struct("<BQQQ"),
+    Cancelled: struct.Struct("<BQ"),
+    Begun: struct.Struct("<BQ"),
+    Answered: struct.Struct("<BQBQQ"),
 }
 _NUMBERS = {cls: number for number, cls in enumerate(_LAYOUTS)}
 _KINDS = tuple(_LAYOUTS.items())

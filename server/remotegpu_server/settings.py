@@ -19,6 +19,9 @@ DEFAULT_SLOTS = 8
 DEFAULT_ARENA = 256 * 1024**2
 DEFAULT_QUEUE = 1000
 DEFAULT_POLICY = "round-robin"
+DEFAULT_MAX_BATCH = 32
+DEFAULT_STORE_SIZE = 10 * 1024**3
+_ALLOW_UPLOADS = "REMOTEGPU_SERVER_ALLOW_UPLOADS"
 _UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
 
 
@@ -36,6 +39,27 @@ class Settings:
     # Requests that may wait.
     queue: int = DEFAULT_QUEUE
     tenants: Path | None = None
+    # Model calls of several programs run together: rows of one run at most (1: none do), seconds that a call waits for
+    # others to come, runs of models at once on a device.
+    max_batch: int = DEFAULT_MAX_BATCH
+    max_delay: float = 0.0
+    sessions: int = 1
+    # Bytes that loaded models may take on each device; None: no limit on CPU devices, what is free on GPUs.
+    model_memory: int | None = None
+    # Callers may upload, load and unload models.
+    allow_uploads: bool = False
+    # Options of ONNX Runtime's execution provider and of its sessions.
+    provider_options: tuple[tuple[str, str], ...] = ()
+    session_options: tuple[tuple[str, str], ...] = ()
+    # Where the Open Inference Protocol is spoken over gRPC; None: nowhere.
+    inference: tuple[str, int] | None = None
+    # The same over HTTP.
+    rest: tuple[str, int] | None = None
+    # Where contents are kept over restarts; None: a temporary folder.
+    store: Path | None = None
+    store_size: int = DEFAULT_STORE_SIZE
+    # From where files may be fetched: names of hosts, and ".suffixes".
+    fetch_hosts: tuple[str, ...] = ()
 
 
 def parse_size(text: str, setting: str) -> int:
@@ -46,14 +70,14 @@ def parse_size(text: str, setting: str) -> int:
     return int(match.group(1)) * _UNITS[match.group(2)]
 
 
-def _address(text: str, insecure: bool) -> tuple[str, int]:
+def _address(text: str, insecure: bool, setting: str = "--listen") -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     host = host.strip("[]")
     if not host or not port.isdecimal() or int(port) > 65535:
-        raise errors.ConfigurationError(setting="--listen", why=f"{text!r} is not HOST:PORT, such as {DEFAULT_LISTEN}")
+        raise errors.ConfigurationError(setting=setting, why=f"{text!r} is not HOST:PORT, such as {DEFAULT_LISTEN}")
     if not insecure and not _is_loopback(host):
         raise errors.ConfigurationError(
-            setting="--listen",
+            setting=setting,
             why=f"{host} can be reached from outside, and this server has neither encryption nor identity yet: "
             "listen on 127.0.0.1, or add --insecure if the network itself is trusted",
         )
@@ -78,7 +102,7 @@ def resolve(arguments: Mapping[str, str | bool | None], environment: Mapping[str
 
     insecure = bool(arguments.get("insecure")) or environment.get("REMOTEGPU_SERVER_INSECURE") == "1"
     host, port = _address(value("listen") or DEFAULT_LISTEN, insecure)
-    models, tenants = value("models"), value("tenants")
+    models, tenants, inference, rest = value("models"), value("tenants"), value("inference"), value("rest")
     if models is not None and not Path(models).is_dir():
         raise errors.ConfigurationError(setting="--models", why=f"{models} is not a folder")
     arena = parse_size(value("arena") or str(DEFAULT_ARENA), "--arena")
@@ -97,7 +121,62 @@ def resolve(arguments: Mapping[str, str | bool | None], environment: Mapping[str
         policy=policy,
         queue=_number(value("queue"), "--queue", DEFAULT_QUEUE, 0, MOST_WAITING, "requests may wait"),
         tenants=Path(tenants).resolve() if tenants else None,
+        max_batch=_number(value("max_batch"), "--max-batch", DEFAULT_MAX_BATCH, 1, 4096, "rows of one run"),
+        max_delay=_delay(value("max_delay") or "0"),
+        sessions=_number(value("sessions"), "--sessions", 1, 1, 64, "runs at once on a device"),
+        model_memory=_model_memory(value("model_memory")),
+        allow_uploads=bool(arguments.get("allow_uploads")) or environment.get(_ALLOW_UPLOADS) == "1",
+        provider_options=_pairs(value("provider_option"), "--provider-option"),
+        session_options=_pairs(value("session_option"), "--session-option"),
+        inference=_address(inference, insecure, "--inference") if inference else None,
+        rest=_address(rest, insecure, "--rest") if rest else None,
+        store=Path(store).resolve() if (store := value("store")) else None,
+        store_size=parse_size(value("store_size") or str(DEFAULT_STORE_SIZE), "--store-size"),
+        fetch_hosts=_hosts(value("fetch_hosts") or ""),
     )
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if not re.fullmatch(r"\.?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?", name) and not _is_address(name):
+            why = f"{name!r} is neither a host such as files.example.org nor a suffix such as .example.org"
+            raise errors.ConfigurationError(setting="--fetch-hosts", why=why)
+    return names
+
+
+def _delay(text: str) -> float:
+    """Seconds, from milliseconds."""
+    if not re.fullmatch(r"\d+(\.\d+)?", text) or float(text) > 10_000:
+        raise errors.ConfigurationError(setting="--max-delay", why=f"0 to 10000 milliseconds, not {text}")
+    return float(text) / 1000
+
+
+def _model_memory(text: str | None) -> int | None:
+    size = None if text is None else parse_size(text, "--model-memory")
+    if size is not None and size < 1:
+        raise errors.ConfigurationError(setting="--model-memory", why="more than 0")
+    return size
+
+
+def _pairs(text: str | None, setting: str) -> tuple[tuple[str, str], ...]:
+    """KEY=VALUE pairs, with commas between them in an environment variable and on the command line alike."""
+    found: dict[str, str] = {}
+    for pair in (text or "").split(","):
+        key, equals, given = pair.strip().partition("=")
+        if pair and (not equals or not key):
+            raise errors.ConfigurationError(setting=setting, why=f"{pair!r} is not KEY=VALUE")
+        if pair:
+            found[key] = given
+    return tuple(found.items())
 
 
 def _number(text: str | None, setting: str, default: int, least: int, most: int, what: str) -> int:

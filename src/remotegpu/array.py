@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from remotegpu.dtypes import Dtype
-from remotegpu.graph import Dim, ModelCall, Operation, Picture, Shape, Source, Value
+from remotegpu.graph import Constant, Dim, ModelCall, Operation, Packed, Picture, Remote, Shape, Source, Value
 from remotegpu.inference.shapes import settled
 from remotegpu.operations import Unresolved, record
 from remotegpu.opset import STANDARD, TABLE
@@ -351,6 +351,12 @@ def _state(value: Value) -> str:
             return "to be sent"
         case Picture():
             return "to be sent and decoded"
+        case Constant():
+            return "a constant"
+        case Packed():
+            return "to be sent packed"
+        case Remote():
+            return "to be fetched"
         case Operation(name=name):
             return f"pending {name}"
         case ModelCall(model=model):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from remotegpu import graph, wire
 from remotegpu.result import Reply, receive
+from remotegpu.strings import STRINGS
 from remotegpu.transport import GRACE, Transport
 
 
@@ -38,7 +39,7 @@ def result_size(plan: graph.Plan) -> float:
 
 
 def _size(meta: graph.Meta) -> float:
-    if meta.dtype is None or meta.shape is None:
+    if meta.dtype is None or meta.shape is None or meta.dtype == STRINGS:
         return math.inf
     sizes = [size.size if isinstance(size, graph.Dim) else size for size in meta.shape]
     return math.inf if None in sizes else meta.dtype.itemsize * math.prod(size or 0 for size in sizes)

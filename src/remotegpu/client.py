@@ -8,13 +8,16 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
 
-from remotegpu import calls, config, errors, graph, program, wire
+from remotegpu import calls, config, content, errors, graph, program, repository, wire
 from remotegpu.answers import Explanation, Settings
+from remotegpu.channel import CONNECT_PATIENCE, closed
 from remotegpu.lease import Lease
 from remotegpu.local import LocalServer
 from remotegpu.model import Catalog, ModelSignature
@@ -29,7 +32,7 @@ from remotegpu.reservation import (
     check_whole,
 )
 from remotegpu.result import Reply
-from remotegpu.transport import CONNECT_PATIENCE, Transport, closed
+from remotegpu.transport import Transport
 from remotegpu.v1 import compute_pb2, lease_pb2, scheduler_pb2
 
 # For calls that are not given a timeout. Seconds.
@@ -222,14 +225,78 @@ class Client:
     # Without a lease.
 
     def model(self, name: str) -> OneCallModel:
-        """A model that is called without a lease: each call takes a shared slot for itself."""
+        """A model ("name", "name:version" or "name:alias") that is called without a lease: each call takes a shared
+        slot for itself."""
         return OneCallModel(self, name)
 
     def models(self) -> tuple[ModelSignature, ...]:
-        """The models that the server serves. One round trip."""
+        """The models that the server serves, each loaded version. One round trip."""
         request = compute_pb2.ModelsRequest().SerializeToString()
         self.catalog.update(wire.parse(compute_pb2.Catalog, self._ask("Compute/Models", request)))
-        return tuple(self.catalog.models.values())
+        return self.catalog.signatures
+
+    # What is served.
+
+    def index(self, name: str = "") -> tuple[repository.ModelEntry, ...]:
+        """The versions that the server knows, of all models or of one, loaded or not. One round trip. Raises
+        ModelNotFound, InvalidInput or a TransportError."""
+        return self._repository("Repository/Index", repository.index_request(name), self._timeout)
+
+    def load_model(
+        self,
+        name: str,
+        version: str = "",
+        *,
+        content: bytes | None = None,
+        path: str | os.PathLike[str] | None = None,
+        aliases: Sequence[str] = (),
+        timeout: float = repository.LOAD_TIMEOUT,
+    ) -> tuple[repository.ModelEntry, ...]:
+        """Has the server serve a version: from its repository ("": the highest), again if the file has changed, or an
+        ONNX file of the caller's (its `content`, or its `path`), which is uploaded first unless the server has it ("":
+        one more than the highest). Answers when it is warm on every device, with the versions of that name; no call
+        fails meanwhile, and if one device cannot load it, nothing has changed.
+
+        `timeout` in seconds, from the upload's end. Raises NotAllowed (the server needs --allow-uploads),
+        ModelNotFound, ModelUnusable, OutOfMemory, InvalidInput or a TransportError."""
+        check_seconds("timeout", timeout)
+        if content is not None and path is not None:
+            raise errors.InvalidInput(field="load_model", limit="content or path", given="both")
+        source = content if path is None else Path(path)
+        digest = b"" if source is None else self.put(source)
+        return self._repository("Repository/Load", repository.load_request(name, version, digest, aliases), timeout)
+
+    def unload_model(self, name: str, version: str = "") -> tuple[repository.ModelEntry, ...]:
+        """Has the server serve a version (a number or an alias) no longer, or no version of that name; calls under way
+        go on. Answers with what it has then. Raises NotAllowed, ModelNotFound, InvalidInput or a TransportError."""
+        request = repository.unload_request(name, version)
+        return self._repository("Repository/Unload", request, self._timeout)
+
+    def set_alias(self, name: str, alias: str, version: str | None = None) -> tuple[repository.ModelEntry, ...]:
+        """Lets "name:alias" stand for a version, or (None) no longer for any; answers with the versions of that name.
+        Raises NotAllowed, ModelNotFound, InvalidInput or a TransportError."""
+        request = repository.alias_request(name, alias, version)
+        return self._repository("Repository/SetAlias", request, self._timeout)
+
+    def _repository(self, method: str, request: bytes, seconds: float) -> tuple[repository.ModelEntry, ...]:
+        # A change that was made twice may be another one: an upload without a version would get two.
+        reply = self._connected().unary(method, request, seconds, idempotent=method == "Repository/Index")
+        entries, catalog = repository.answer(reply)
+        self.catalog.update(catalog)
+        return entries
+
+    # Contents.
+
+    def put(self, data: content.Putable, *, timeout: float | None = None) -> bytes:
+        """Brings bytes, a file (by its path) or a NumPy array to the server, which keeps them by their SHA-256 digest,
+        for this tenant, until it needs the room; returns that. What is there is not sent again, and what broke off is
+        resumed: one round trip, or two. `timeout`: seconds in all; None: 60, and what 256 KiB per second take. Raises
+        StoreFull, InvalidInput, OSError for a file that cannot be read, or a TransportError."""
+        if timeout is not None:
+            check_seconds("timeout", timeout)
+        blob = content.Blob.of(data)
+        content.put(self._connected(), blob, timeout)
+        return blob.digest
 
     # The scheduler.
 
@@ -307,9 +374,13 @@ class Client:
         return timeout
 
     def run(self, plan: graph.Plan, header: compute_pb2.RunHeader, timeout: float | None) -> Reply:
-        """Sends one program: the mechanism under `Lease.fetch`. Raises any error of the tree."""
+        """Sends one program, and its constants if need be: the mechanism under `Lease.fetch`. Raises any error of the
+        tree."""
         encoded, body = program.encode(plan)
-        return self.send(header, encoded.SerializeToString(), body, calls.result_size(plan), timeout)
+        content.attach(header, plan)
+        middle, expected = encoded.SerializeToString(), calls.result_size(plan)
+        send = partial(self.send, header, middle, body, expected)
+        return content.call(send, self._connected, plan, timeout)
 
     def send(
         self,

@@ -30,6 +30,9 @@ NAMES = (
     "complex128",
 )
 
+# The wire number of string tensors, which have no dtype that travels as it lies in memory: see `strings`.
+BYTES = 15
+
 _DTYPES: tuple[Dtype, ...] = tuple(np.dtype(name) for name in NAMES)
 _NUMBERS = {dtype: number for number, dtype in enumerate(_DTYPES, start=1)}
 

@@ -14,13 +14,21 @@
     ├── TransportError
     │   ├── ConnectError           nothing answered; nothing ran; retryable
     │   ├── ConnectionLost         it answered, then stopped; the outcome is unknown
+    │   ├── OutcomeUnknown         the call ran once, and its answer is not kept any longer
     │   └── DeadlineExceeded
     ├── RemoteError                the program ran and failed; carries the remote traceback as text
     │   └── OutOfMemory            asked, limit, device
     ├── InvalidInput               field, limit, what was given
     │   └── ModelNotFound
+    ├── ModelUnusable              the server has the model's file, but cannot serve it; says why
+    ├── NotAllowed                 the operator of the server does not let callers do that
+    ├── ContentMissing             contents that this tenant has not put there, or that were evicted; nothing ran
+    ├── StoreFull                  the server has no room for a content
+    ├── FetchFailed                the server could not fetch a file by its URL; nothing ran
     ├── ProtocolError              bytes that are not this protocol's
     ├── Unavailable                the server is draining, or a device is starting; retryable
+    │   └── QueueFull              as many calls wait for the device as may; retryable
+    ├── QueueTimeout               the call had not begun when its time in the queue was over; retryable
     ├── ConfigurationError         a setting of this process is missing or unusable
     └── UnknownRemoteError         an error that this version has no class for: the server has another version
 
@@ -215,6 +223,21 @@ class ConnectionLost(TransportError):
 
 
 @dataclass(kw_only=True, eq=False)
+class OutcomeUnknown(TransportError):
+    """A call was sent again after its connection broke. The server has run it, does not keep its answer any longer, and
+    runs nothing twice."""
+
+    status: ClassVar[str] = "ABORTED"
+    call: int
+
+    def __str__(self) -> str:
+        return (
+            f"call {self.call} was sent again after its connection broke; the server ran it before, but its answer is "
+            "gone (it was larger than is kept, or too old), and nothing is run twice: look at what it was to change"
+        )
+
+
+@dataclass(kw_only=True, eq=False)
 class DeadlineExceeded(TransportError):
     """The call's deadline passed. `deadline` is in seconds."""
 
@@ -278,6 +301,70 @@ class ModelNotFound(InvalidInput):
 
 
 @dataclass(kw_only=True, eq=False)
+class ModelUnusable(Error):
+    """The file of a model cannot be loaded. `model` is "name:version"."""
+
+    status: ClassVar[str] = "FAILED_PRECONDITION"
+    model: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"model {self.model} cannot be served: {self.why}"
+
+
+@dataclass(kw_only=True, eq=False)
+class ContentMissing(Error):
+    """The server does not have contents that a call refers to, or not for this tenant. Nothing ran: once they are put
+    there, the call can be repeated. `digests`: their SHA-256 in hexadecimal digits, separated by spaces; perhaps not
+    all of them."""
+
+    status: ClassVar[str] = "FAILED_PRECONDITION"
+    digests: str
+
+    def __str__(self) -> str:
+        return f"contents that are not on the server for this tenant: {self.digests}; put them there and call again"
+
+
+@dataclass(kw_only=True, eq=False)
+class StoreFull(Error):
+    """The server's store has no room for a content now: its disk is full, or contents in use take up its bound. `asked`
+    and `limit` in bytes."""
+
+    status: ClassVar[str] = "RESOURCE_EXHAUSTED"
+    asked: int
+    limit: int
+    why: str
+
+    def __str__(self) -> str:
+        return f"no room for a content of {self.asked} bytes in the server's store of {self.limit} bytes: {self.why}"
+
+
+@dataclass(kw_only=True, eq=False)
+class FetchFailed(Error):
+    """The server could not fetch a file for a call, and nothing ran. `url` is without its query, which may hold a
+    signature."""
+
+    status: ClassVar[str] = "FAILED_PRECONDITION"
+    url: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"the server could not fetch {self.url}: {self.why}"
+
+
+@dataclass(kw_only=True, eq=False)
+class NotAllowed(Error):
+    """The server is not started with what would allow it. `what` was asked for, `why` says what would."""
+
+    status: ClassVar[str] = "PERMISSION_DENIED"
+    what: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.what} is not allowed on this server: {self.why}"
+
+
+@dataclass(kw_only=True, eq=False)
 class ProtocolError(Error):
     """A message that cannot be read: cut short, or not of this protocol."""
 
@@ -299,6 +386,24 @@ class Unavailable(Error):
 
     def __str__(self) -> str:
         return f"the server cannot take this call now: {self.why}; try again in {self.retry_after:g} s"
+
+
+@dataclass(kw_only=True, eq=False)
+class QueueFull(Unavailable):
+    """As many calls of one model wait for a device as may."""
+
+
+@dataclass(kw_only=True, eq=False)
+class QueueTimeout(Error):
+    """The device was busy with other calls for longer than this one was to wait, and it did not run. `waited` is in
+    seconds."""
+
+    status: ClassVar[str] = "UNAVAILABLE"
+    retryable: ClassVar[bool] = True
+    waited: float
+
+    def __str__(self) -> str:
+        return f"the call had not begun after {self.waited:g} s behind others, and was taken back; it did not run"
 
 
 @dataclass(kw_only=True, eq=False)

@@ -73,6 +73,36 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Constant:
+    """A host array that the server keeps by the SHA-256 digest of its bytes: C-contiguous, little-endian."""
+
+    array: np.ndarray[Any, Dtype]
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Packed:
+    """An array to be sent as other bytes than its own: compressed (`remotegpu.v1.Compression`), or of another dtype."""
+
+    data: bytes | memoryview
+    dtype: Dtype
+    shape: tuple[int, ...]
+    compression: int
+    travels_as: Dtype | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Remote:
+    """A file of at most `limit` bytes that the server fetches: a tensor, or without dtype and shape a picture."""
+
+    # Presigned URLs are secrets.
+    url: str = field(repr=False)
+    limit: int
+    dtype: Dtype | None = None
+    shape: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Operation:
     """An array operation. Arguments are values, Python scalars, None, Ellipsis, strings, dtypes, slices with plain
     numbers, and tuples of these."""
@@ -100,7 +130,7 @@ class NamedPort:
     name: str
 
 
-Origin = Source | Picture | Operation | ModelCall | NamedPort
+Origin = Source | Picture | Constant | Packed | Remote | Operation | ModelCall | NamedPort
 
 
 class Value:
@@ -159,6 +189,9 @@ class Plan:
     free: list[int] = field(default_factory=list)
     # Where each planned origin or handle stands in `nodes`.
     positions: dict[int, int] = field(default_factory=dict)
+    # Contents by digest, each with its number in the call, and files that the server fetches.
+    contents: dict[bytes, tuple[int, Constant]] = field(default_factory=dict)
+    remotes: list[Remote] = field(default_factory=list)
 
     def ref(self, value: Value) -> tuple[int, int]:
         """The (node, port) of a planned value."""
@@ -225,6 +258,14 @@ def _order(wanted: Sequence[Value | ModelCall]) -> tuple[list[Origin | Handle], 
     return nodes, list(values.values())
 
 
+def _attach(made: Plan) -> None:
+    for node in made.nodes:
+        if isinstance(node, Constant):
+            made.contents.setdefault(node.digest, (len(made.contents), node))
+        elif isinstance(node, Remote):
+            made.remotes.append(node)
+
+
 def plan(
     wanted: Sequence[Value | ModelCall],
     *,
@@ -240,6 +281,7 @@ def plan(
     """
     nodes, values = _order(wanted)
     made = Plan(nodes=nodes, free=list(free), positions={id(node): index for index, node in enumerate(nodes)})
+    _attach(made)
     by_value: dict[int, Output] = {}
     for item in wanted:
         if isinstance(item, ModelCall):
@@ -253,7 +295,8 @@ def plan(
             made.outputs.append(output)
     if keep is not None:
         for value in values:
-            if value.holders and value.handle is None:
+            # A constant needs no handle: the server has it by its digest.
+            if value.holders and value.handle is None and not isinstance(value.origin, Constant):
                 output = by_value.get(id(value)) or Output(*made.ref(value), fetch=False, value=value)
                 if id(value) not in by_value:
                     made.outputs.append(output)

@@ -134,6 +134,35 @@ class Lease:
         """A picture that the server decodes: JPEG or PNG bytes to uint8 [height, width, 3], RGB, upright."""
         return self.on(0).image(data)
 
+    def constant(self, array: Any) -> Array:
+        """An array that the server keeps by the SHA-256 digest of its bytes, for what does not change from call to
+        call. The bytes travel at most once for each server and tenant; calls name the digest, also in other processes
+        and under other leases, and the array on the device is shared by all of them.
+
+        `array`: anything `numpy.asarray` takes; copied unless it is read-only, and hashed, the same read-only array
+        only once. Raises InvalidInput for a dtype that does not travel."""
+        return self.on(0).constant(array)
+
+    def upload(self, array: Any, *, compression: str | None = None, as_float16: bool = False) -> Array:
+        """An array that travels packed, with the first program that needs it: for slow lines.
+
+        `compression`: "lz4" (quick) or "zstd" (smaller), both need `pip install 'remotegpu[compression]'`; None.
+        `as_float16`: a float32 or float64 array travels as float16, so with about three digits, and infinite beyond
+        65504; it is of its own dtype again on the device. Raises InvalidInput, ConfigurationError for a missing
+        library."""
+        return self.on(0).upload(array, compression=compression, as_float16=as_float16)
+
+    def from_url(
+        self, url: str, *, dtype: Any = None, shape: Sequence[int] | None = None, limit: int | None = None
+    ) -> Array:
+        """An array that the server fetches by itself, with the first program that needs it; the operator must have
+        allowed the host. With `dtype` and `shape` the file has the elements of such an array, C-contiguous and
+        little-endian, and nothing else; without them it is a picture, as for `image`.
+
+        `limit`: bytes at most; None: those of the array, or 32 MiB. Raises InvalidInput here; the call that needs the
+        file raises it for a host that is not allowed or a file that is too large, and FetchFailed."""
+        return self.on(0).from_url(url, dtype=dtype, shape=shape, limit=limit)
+
     def fetch(self, *wanted: Fetchable, timeout: float | None = None) -> Any:
         """Runs what `wanted` needs and brings it home, in one round trip: a NumPy array for an array, a dict of them by
         name for the outputs of a model; a list if several things are wanted.

@@ -33,6 +33,8 @@ class LocalServer:
             stderr=self._errors,
             env=None if environment is None else dict(environment),
         )
+        # Of its other listeners, by name.
+        self.ports: dict[str, int] = {}
         try:
             self.port = self._announced_port(time.monotonic() + START_PATIENCE)
         except BaseException:
@@ -45,6 +47,16 @@ class LocalServer:
         """For `Client`."""
         return f"grpc://127.0.0.1:{self.port}"
 
+    @property
+    def inference_port(self) -> int:
+        """Of the Open Inference Protocol over gRPC. Raises KeyError unless `--inference` was given."""
+        return self.ports["inference"]
+
+    @property
+    def rest_port(self) -> int:
+        """Of the Open Inference Protocol over HTTP. Raises KeyError unless `--rest` was given."""
+        return self.ports["rest"]
+
     def _announced_port(self, until: float) -> int:
         assert self.process.stdout is not None
         text = b""
@@ -55,9 +67,10 @@ class LocalServer:
                 why = "it ended" if readable else f"it was not ready within {START_PATIENCE:.0f} s"
                 raise errors.ConfigurationError(setting="local:", why=f"no local server, {why}: {self.last_words()}")
             text += piece
-        match = re.search(rb"ready on 127\.0\.0\.1:(\d+)", text)
+        match = re.search(rb"ready on 127\.0\.0\.1:(\d+)((?:, \w+ on [^,]+:\d+)*)", text)
         if match is None:
             raise errors.ConfigurationError(setting="local:", why=f"another program answered: {text[:200]!r}")
+        self.ports = {name.decode(): int(port) for name, port in re.findall(rb", (\w+) on [^,]+:(\d+)", match.group(2))}
         return int(match.group(1))
 
     def last_words(self) -> str:

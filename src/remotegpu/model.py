@@ -8,8 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from remotegpu import errors, graph
-from remotegpu.dtypes import Dtype, from_number
+from remotegpu.dtypes import BYTES, Dtype, from_number
+from remotegpu.strings import STRINGS, strings_of
 from remotegpu.v1 import compute_pb2 as pb
 
 if TYPE_CHECKING:
@@ -19,31 +22,46 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TensorSignature:
-    """One input or output. A size is a number, a symbol, or "" for any."""
+    """One input or output. A size is a number, a symbol, or "" for any; `shape` None: any number of dimensions. Strings
+    have the dtype `object`."""
 
     name: str
     dtype: Dtype
-    shape: tuple[int | str, ...]
+    shape: tuple[int | str, ...] | None
 
     def __str__(self) -> str:
-        return f"{self.dtype}[{', '.join(str(size) or '?' for size in self.shape)}]"
+        sizes = "..." if self.shape is None else ", ".join(str(size) or "?" for size in self.shape)
+        return f"{'strings' if self.dtype == STRINGS else self.dtype}[{sizes}]"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSignature:
-    """What a model takes and gives. `digest` is the SHA-256 of its file."""
+    """What a version of a model takes and gives. `digest` is the SHA-256 of its file. `is_default`: the bare name
+    stands for it. `max_batch`: rows up to which calls may be put together; 0: they are not."""
 
     name: str
     version: str
     digest: bytes
     inputs: tuple[TensorSignature, ...]
     outputs: tuple[TensorSignature, ...]
+    is_default: bool = True
+    aliases: tuple[str, ...] = ()
+    max_batch: int = 0
 
     @classmethod
     def from_message(cls, message: pb.ModelSignature) -> ModelSignature:
         """From the wire. Raises ProtocolError for a dtype that this version does not know."""
         inputs, outputs = (tuple(map(_tensor, tensors)) for tensors in (message.inputs, message.outputs))
-        return cls(message.name, message.version, message.digest, inputs, outputs)
+        return cls(
+            name=message.name,
+            version=message.version,
+            digest=message.digest,
+            inputs=inputs,
+            outputs=outputs,
+            is_default=message.is_default,
+            aliases=tuple(message.aliases),
+            max_batch=message.max_batch,
+        )
 
     def output_metas(self, inputs: Sequence[tuple[str, graph.Value]]) -> tuple[graph.Meta, ...]:
         """What is known of the outputs, given what is known of the inputs (by name, or by position: an empty name).
@@ -61,12 +79,16 @@ class ModelSignature:
         for tensor in self.inputs:
             self._check(tensor, given[tensor.name].meta, sizes)
         return tuple(
-            graph.Meta(tensor.dtype, tuple(_resolved(size, sizes) for size in tensor.shape)) for tensor in self.outputs
+            graph.Meta(
+                tensor.dtype,
+                None if tensor.shape is None else tuple(_resolved(size, sizes) for size in tensor.shape),
+            )
+            for tensor in self.outputs
         )
 
     def _check(self, tensor: TensorSignature, meta: graph.Meta, sizes: dict[str, graph.Size]) -> None:
         fits = meta.dtype is None or meta.dtype == tensor.dtype
-        if meta.shape is not None:
+        if meta.shape is not None and tensor.shape is not None:
             fits = fits and len(meta.shape) == len(tensor.shape)
             for wanted, size in zip(tensor.shape, meta.shape, strict=False):
                 known = size.size if isinstance(size, graph.Dim) else size
@@ -77,17 +99,17 @@ class ModelSignature:
                     fits = fits and (seen == size or isinstance(seen, graph.Dim) or known is None)
         if not fits:
             shape = "..." if meta.shape is None else ", ".join(map(str, meta.shape))
-            raise errors.InvalidInput(
-                field=f"model {self.name!r}, input {tensor.name!r}", limit=str(tensor), given=f"{meta.dtype}[{shape}]"
-            )
+            given = f"{'strings' if meta.dtype == STRINGS else meta.dtype}[{shape}]"
+            field = f"model {self.name!r}, input {tensor.name!r}"
+            raise errors.InvalidInput(field=field, limit=str(tensor), given=given)
 
 
 def _tensor(message: pb.TensorSignature) -> TensorSignature:
-    dtype = from_number(message.dtype)
+    dtype = STRINGS if message.dtype == BYTES else from_number(message.dtype)
     if dtype is None:
         raise errors.ProtocolError(what=f"dtype {message.dtype} of {message.name}")
     shape = tuple(s.fixed if s.WhichOneof("value") == "fixed" else s.symbol for s in message.shape)
-    return TensorSignature(message.name, dtype, shape)
+    return TensorSignature(message.name, dtype, None if message.unknown_rank else shape)
 
 
 def _resolved(size: int | str, sizes: dict[str, graph.Size]) -> graph.Size:
@@ -97,15 +119,22 @@ def _resolved(size: int | str, sizes: dict[str, graph.Size]) -> graph.Size:
 
 
 class Catalog:
-    """The signatures that this process has seen, by name; `digest` names the state of the server's models."""
+    """The signatures that this process has seen; `digest` names the state of the server's models. `models`: by what
+    callers call them, which is a name, "name:version" or "name:alias"; `signatures`: each once."""
 
     def __init__(self) -> None:
         self.digest = b""
         self.models: Mapping[str, ModelSignature] = {}
+        self.signatures: tuple[ModelSignature, ...] = ()
 
     def update(self, message: pb.Catalog) -> None:
         """Takes over what a reply brought along."""
-        self.models = {model.name: ModelSignature.from_message(model) for model in message.models}
+        self.signatures = tuple(map(ModelSignature.from_message, message.models))
+        models: dict[str, ModelSignature] = {}
+        for signature in self.signatures:
+            for also in ("" if signature.is_default else signature.version, signature.version, *signature.aliases):
+                models[f"{signature.name}:{also}" if also else signature.name] = signature
+        self.models = models
         self.digest = message.digest
 
 
@@ -121,17 +150,37 @@ class Model:
 
     def __call__(self, *inputs: Any, **named: Any) -> ModelOutputs:
         """Outputs that will be computed. Inputs by position in the model's order, or by name: remote arrays, NumPy
-        arrays, or anything `numpy.asarray` takes.
+        arrays, or anything `numpy.asarray` takes; for strings arrays of text or bytes.
 
         Raises InvalidInput at once for what cannot fit, if this process knows the model's signature (it does after
         the first reply of the server); otherwise the server answers the same."""
-        asarray = self._session.xp.asarray
-        pairs = [("", asarray(array)._value) for array in inputs]
-        pairs += [(name, asarray(array)._value) for name, array in named.items()]
+        pairs = [("", self._value(item)) for item in inputs]
+        pairs += [(name, self._value(item)) for name, item in named.items()]
         signature = self._session.known_signature(self.name)
         metas = signature.output_metas(pairs) if signature else None
         call = graph.ModelCall(self.name, tuple(pairs), metas)
         return ModelOutputs(self._session, call, signature, metas)
+
+    def _value(self, item: Any) -> graph.Value:
+        if isinstance(item, str | bytes | list | tuple | np.ndarray | np.generic):
+            array = item if isinstance(item, np.ndarray) else _host(item)
+            if array is not None and array.dtype.kind in "USO":
+                host = strings_of(array)
+                return graph.Value(graph.Source(host), graph.Meta(STRINGS, host.shape))
+        value: graph.Value = self._session.xp.asarray(item)._value
+        return value
+
+
+def _host(item: Any) -> Any:
+    """The item as NumPy has it; None for what the namespace should judge, such as a list with remote arrays."""
+    from remotegpu.array import has_arrays
+
+    if isinstance(item, list | tuple) and has_arrays(item):
+        return None
+    try:
+        return np.asarray(item)
+    except ValueError:  # lists that are not of one length
+        return None
 
 
 class ModelOutputs:

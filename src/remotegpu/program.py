@@ -15,14 +15,17 @@ from typing import Any, cast
 
 import numpy as np
 
-from remotegpu import errors, graph, wire
+from remotegpu import errors, graph, strings, wire
 from remotegpu.dtypes import Dtype, from_number, number_of
+from remotegpu.tensor_checks import check_place, is_elsewhere, is_plain, stored_dtype
 from remotegpu.v1 import program_pb2 as pb
 
 NODE_LIMIT = 100_000
 OUTPUT_LIMIT = 10_000
 DIMENSION_LIMIT = 32
 NESTING_LIMIT = 4
+# Bytes of all compressed tensors of a program, unpacked: a frame of some bytes may stand for any number.
+EXPANSION_LIMIT = 4 * 1024**3
 
 
 def encode(plan: graph.Plan) -> tuple[pb.Program, wire.Body]:
@@ -50,10 +53,13 @@ def _number(dtype: Dtype) -> pb.DType.ValueType:
     return cast("pb.DType.ValueType", number)
 
 
+def _data(array: Any) -> wire.Buffer:
+    return strings.encode(array) if strings.is_strings(array) else wire.bytes_of(array)
+
+
 def _encode_source(target: pb.Node, node: graph.Source, _plan: graph.Plan, body: wire.Body) -> None:
-    tensor = target.tensor
-    tensor.dtype = _number(node.array.dtype)
-    data = wire.bytes_of(node.array)
+    tensor, data = target.tensor, _data(node.array)
+    tensor.dtype = pb.DTYPE_BYTES if strings.is_strings(node.array) else _number(node.array.dtype)
     tensor.shape.extend(node.array.shape)
     tensor.size = len(data)
     tensor.offset = body.add(data)
@@ -62,6 +68,36 @@ def _encode_source(target: pb.Node, node: graph.Source, _plan: graph.Plan, body:
 def _encode_picture(target: pb.Node, node: graph.Picture, _plan: graph.Plan, body: wire.Body) -> None:
     target.image.size = len(node.data)
     target.image.offset = body.add(node.data)
+
+
+def _encode_constant(target: pb.Node, node: graph.Constant, plan: graph.Plan, _body: wire.Body) -> None:
+    tensor = target.tensor
+    tensor.dtype = _number(node.array.dtype)
+    tensor.shape.extend(node.array.shape)
+    tensor.size = node.array.nbytes
+    tensor.content = plan.contents[node.digest][0]
+
+
+def _encode_packed(target: pb.Node, node: graph.Packed, _plan: graph.Plan, body: wire.Body) -> None:
+    tensor = target.tensor
+    tensor.dtype = _number(node.dtype)
+    tensor.shape.extend(node.shape)
+    tensor.compression = cast("pb.Compression.ValueType", node.compression)
+    if node.travels_as is not None:
+        tensor.travels_as = _number(node.travels_as)
+    tensor.size = len(node.data)
+    tensor.offset = body.add(node.data)
+
+
+def _encode_remote(target: pb.Node, node: graph.Remote, plan: graph.Plan, _body: wire.Body) -> None:
+    number = plan.remotes.index(node)
+    if node.dtype is None or node.shape is None:
+        target.image.fetched = number
+        return
+    target.tensor.dtype = _number(node.dtype)
+    target.tensor.shape.extend(node.shape)
+    target.tensor.size = node.dtype.itemsize * math.prod(node.shape)
+    target.tensor.fetched = number
 
 
 def _encode_handle(target: pb.Node, node: graph.Handle, _plan: graph.Plan, _body: wire.Body) -> None:
@@ -94,6 +130,9 @@ def _encode_port(target: pb.Node, node: graph.NamedPort, plan: graph.Plan, _body
 _ENCODERS: dict[type, Callable[[pb.Node, Any, graph.Plan, wire.Body], None]] = {
     graph.Source: _encode_source,
     graph.Picture: _encode_picture,
+    graph.Constant: _encode_constant,
+    graph.Packed: _encode_packed,
+    graph.Remote: _encode_remote,
     graph.Handle: _encode_handle,
     graph.Operation: _encode_operation,
     graph.ModelCall: _encode_model,
@@ -174,11 +213,17 @@ def decode_argument(argument: pb.Argument, values: Callable[[pb.Ref], Any]) -> A
 class _Checker:
     """Walks a program once, in order."""
 
-    def __init__(self, known: Callable[[str], bool], body_size: int, epoch: int, device: int) -> None:
+    def __init__(
+        self, known: Callable[[str], bool], body_size: int, epoch: int, device: int, attached: tuple[int, int]
+    ) -> None:
         self._known = known
         self._body_size = body_size
         self._epoch = epoch
         self._device = device
+        self._attached = attached
+        self._expanded = 0
+        # Nodes that are string tensors.
+        self._strings: set[int] = set()
         self._here = 0
         self._program: pb.Program | None = None
 
@@ -203,7 +248,7 @@ class _Checker:
                 field="program outputs", limit="handle ids that differ", given="the same id twice"
             )
         for output in program.outputs:
-            self._reference(output.ref)
+            self._operand(output.ref)
             is_model = program.nodes[output.ref.node].WhichOneof("kind") == "model"
             if output.every_port and (output.keep or not is_model):
                 raise errors.InvalidInput(
@@ -218,23 +263,57 @@ class _Checker:
                 given=f"a reference to node {ref.node}: a cycle, or a node out of order",
             )
 
+    def _operand(self, ref: pb.Ref) -> None:
+        """A reference to what is not a string tensor."""
+        self._reference(ref)
+        if ref.node in self._strings:
+            field = f"node {self._here}"
+            raise errors.InvalidInput(field=field, limit="strings as inputs of models only", given=f"node {ref.node}")
+
+    def _string_tensor(self, name: str, tensor: pb.Tensor) -> None:
+        if not is_plain(tensor):
+            limit = "plain bytes in the body for strings"
+            raise errors.InvalidInput(field=name, limit=limit, given="compressed, converted, or other bytes")
+        _limit(f"{name} dimensions", len(tensor.shape), DIMENSION_LIMIT)
+        least = 4 * math.prod(length or 1 for length in tensor.shape)
+        _limit(f"{name} size", least, 2**63 - 1)
+        least = least if all(tensor.shape) else 0
+        if tensor.size < least:
+            limit = f"at least {least} bytes for strings{list(tensor.shape)}"
+            raise errors.InvalidInput(field=name, limit=limit, given=f"{tensor.size} bytes")
+        self._span(name, tensor.offset, tensor.size)
+        self._strings.add(self._here)
+
     def _tensor(self, tensor: pb.Tensor) -> None:
         name = f"node {self._here}, tensor"
+        if tensor.dtype == pb.DTYPE_BYTES:
+            self._string_tensor(name, tensor)
+            return
         dtype = from_number(tensor.dtype)
         if dtype is None:
             raise errors.InvalidInput(field=name, limit="a dtype of the protocol", given=f"dtype {tensor.dtype}")
         _limit(f"{name} dimensions", len(tensor.shape), DIMENSION_LIMIT)
         # No array has more bytes than 63 bits can count, not even an empty one when its zero sizes are passed over.
         _limit(f"{name} size", math.prod(length or 1 for length in tensor.shape) * dtype.itemsize, 2**63 - 1)
-        size = math.prod(tensor.shape) * dtype.itemsize
-        if size != tensor.size:
+        stored = stored_dtype(name, tensor, dtype)
+        size = math.prod(tensor.shape) * stored.itemsize
+        if tensor.compression:
+            self._expanded += size
+            _limit(f"{name}, all compressed ones unpacked", self._expanded, EXPANSION_LIMIT)
+        elif size != tensor.size:
             raise errors.InvalidInput(
-                field=name, limit=f"{size} bytes for {dtype}{list(tensor.shape)}", given=f"{tensor.size} bytes"
+                field=name, limit=f"{size} bytes for {stored}{list(tensor.shape)}", given=f"{tensor.size} bytes"
             )
-        self._span(name, tensor.offset, tensor.size)
+        self._place(name, tensor)
 
     def _image(self, image: pb.EncodedImage) -> None:
-        self._span(f"node {self._here}, image", image.offset, image.size)
+        self._place(f"node {self._here}, image", image)
+
+    def _place(self, name: str, item: pb.Tensor | pb.EncodedImage) -> None:
+        if is_elsewhere(item):
+            check_place(name, item, self._attached)
+        else:
+            self._span(name, item.offset, item.size)
 
     def _span(self, name: str, offset: int, size: int) -> None:
         if offset % wire.ALIGNMENT or offset + size > self._body_size:
@@ -267,7 +346,7 @@ class _Checker:
                 field=f"node {self._here}", limit="a kind of argument that this server knows", given="an unknown one"
             )
         if kind == "ref":
-            self._reference(argument.ref)
+            self._operand(argument.ref)
         elif kind == "list":
             _limit(f"node {self._here}, argument nesting", depth, NESTING_LIMIT)
             for item in argument.list.items:
@@ -291,6 +370,15 @@ def _limit(field: str, given: int, limit: int) -> None:
         raise errors.InvalidInput(field=field, limit=f"at most {limit}", given=str(given))
 
 
-def check(program: pb.Program, *, known: Callable[[str], bool], body_size: int, epoch: int, device: int) -> None:
-    """Raises InvalidInput (which node, what is allowed, what was given) or LeaseLost (a handle of an older epoch)."""
-    _Checker(known, body_size, epoch, device).check(program)
+def check(
+    program: pb.Program,
+    *,
+    known: Callable[[str], bool],
+    body_size: int,
+    epoch: int,
+    device: int,
+    attached: tuple[int, int] = (0, 0),
+) -> None:
+    """`attached`: how many contents and how many fetched files the call has. Raises InvalidInput (which node, what is
+    allowed, what was given) or LeaseLost (a handle of an older epoch)."""
+    _Checker(known, body_size, epoch, device, attached).check(program)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from remotegpu import errors, graph, wire
-from remotegpu.dtypes import Dtype, from_number
+from remotegpu.dtypes import BYTES, Dtype, from_number
+from remotegpu.strings import STRINGS, decode
 from remotegpu.v1 import compute_pb2, program_pb2
 
 HostArray = np.ndarray[Any, Dtype]
@@ -60,7 +61,7 @@ class Reply:
             if item.output >= len(plan.outputs):
                 raise errors.ProtocolError(what=f"a value for output {item.output} of {len(plan.outputs)}")
             output, shape = plan.outputs[item.output], tuple(item.shape)
-            dtype = from_number(item.dtype)
+            dtype = STRINGS if item.dtype == BYTES else from_number(item.dtype)
             if dtype is None:
                 raise errors.ProtocolError(what=f"dtype {item.dtype} of output {item.output}")
             if output.value is not None:
@@ -68,12 +69,20 @@ class Reply:
                 if output.keep:
                     output.value.settle(graph.Handle(output.keep, item.epoch), freed)
             if item.HasField("offset"):
-                array = self.body[item.offset : item.offset + item.size].view(dtype).reshape(shape)
+                part = self.body[item.offset : item.offset + item.size]
+                array = _strings(part, shape) if dtype == STRINGS else part.view(dtype).reshape(shape)
                 if output.every_port:
                     found.setdefault(item.output, {})[item.name] = array
                 else:
                     found[item.output] = array
         return [found[index] for index in range(len(plan.outputs)) if index in found]
+
+
+def _strings(part: HostArray, shape: tuple[int, ...]) -> HostArray:
+    try:
+        return decode(wire.bytes_of(part), shape)
+    except errors.InvalidInput as error:
+        raise errors.ProtocolError(what=f"an output: {error}") from error
 
 
 def receive(messages: Iterator[bytes], started: float) -> Reply:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from remotegpu import errors, graph
+from remotegpu import content, errors, graph
 from remotegpu.array import Array
 from remotegpu.model import Model, ModelSignature
 from remotegpu.namespace import Namespace
@@ -158,6 +158,20 @@ class DeviceSession:
             raise errors.InvalidInput(field="image", limit=limit, given=f"a {type(data).__name__}")
         meta = graph.Meta(np.dtype(np.uint8), (graph.Dim(), graph.Dim(), 3))
         return Array(graph.Value(graph.Picture(bytes(data)), meta), self)
+
+    def constant(self, array: Any) -> Array:
+        """An array that the server keeps by its digest: see `Lease.constant`."""
+        return Array(content.constant_value(array), self)
+
+    def upload(self, array: Any, *, compression: str | None = None, as_float16: bool = False) -> Array:
+        """An array that travels packed: see `Lease.upload`."""
+        return Array(content.packed_value(array, compression, as_float16), self)
+
+    def from_url(
+        self, url: str, *, dtype: Any = None, shape: Sequence[int] | None = None, limit: int | None = None
+    ) -> Array:
+        """An array that the server fetches: see `Lease.from_url`."""
+        return Array(content.remote_value(url, dtype, shape, limit), self)
 
     def fetch_values(self, wanted: Sequence[graph.Value | graph.ModelCall]) -> list[Any]:
         """Runs what is pending and brings values home: an array each, a dict of arrays for a model call."""

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages as bytes: framing, bodies, errors. No network, no threads; both client and server use it.
 
-`RunRequest` and `RunReply` have three top-level fields: header, middle (program or result) and body. They are valid
+`RunRequest` and `RunReply` have three top-level fields: header, middle (program or result) and body; as a frame of a
+long-lived stream they have a fourth, the envelope. They are valid
 protobuf, but assembled and split here by hand, because a codec would copy the tensors once more. A message is made
 with one join; a received one is split into views. A body is a sequence of tensors, each at an offset that is a
 multiple of `ALIGNMENT`, so that devices and NumPy can use it where it lies.
@@ -30,7 +31,7 @@ INLINE_LIMIT = 256 * 1024
 CHUNK = 1024 * 1024
 ERROR_KEY = "remotegpu-error-bin"
 
-_FIELDS = 3
+_FIELDS = 4
 _PADDING = bytes(ALIGNMENT)
 
 
@@ -48,10 +49,18 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def join(header: bytes, middle: Buffer, body: Sequence[Buffer] = (), body_size: int | None = None) -> bytes:
-    """One message. `body_size` is the sum of the sizes in `body`, counted here if not given."""
+def join(
+    header: bytes,
+    middle: Buffer,
+    body: Sequence[Buffer] = (),
+    body_size: int | None = None,
+    *,
+    envelope: bytes = b"",
+) -> bytes:
+    """One message, or with an envelope (`remotegpu.v1.Envelope`) one frame of a stream. `body_size` is the sum of the
+    sizes in `body`, counted here if not given."""
     size = sum(map(len, body)) if body_size is None else body_size
-    parts: list[Buffer] = []
+    parts: list[Buffer] = [b"\x22", _varint(len(envelope)), envelope] if envelope else []
     if header:
         parts += (b"\x0a", _varint(len(header)), header)
     if middle:
@@ -61,10 +70,42 @@ def join(header: bytes, middle: Buffer, body: Sequence[Buffer] = (), body_size: 
     return b"".join(parts)
 
 
+def call_envelope(call: int) -> bytes:
+    """The bytes of a `remotegpu.v1.Envelope` that only has the number of a call, 1 or more."""
+    return b"\x08" + _varint(call)
+
+
+def request_envelope(call: int, method: str, acknowledged: int) -> bytes:
+    """The bytes of a `remotegpu.v1.Envelope` of a call: by hand, since every call has one. `method` has less than 128
+    characters."""
+    name = method.encode()
+    middle = b"\x12" + bytes((len(name),)) + name if name else b""
+    return b"\x08" + _varint(call) + middle + (b"\x20" + _varint(acknowledged) if acknowledged else b"")
+
+
+def frame_of(envelope: bytes, message: bytes) -> bytes:
+    """A message with an envelope."""
+    return b"".join((b"\x22", _varint(len(envelope)), envelope, message))
+
+
+def answered_call(envelope: memoryview) -> int:
+    """The number of the call if an envelope has nothing else, as that of each answer has; 0 otherwise."""
+    if len(envelope) < 2 or envelope[0] != 0x08:
+        return 0
+    value, position = _read_varint(envelope, 1)
+    return value if position == len(envelope) else 0
+
+
 def split(message: Buffer) -> tuple[memoryview, memoryview, memoryview]:
-    """Header, middle and body of a message, as views into it; empty where absent.
+    """Header, middle and body of a message or frame, as views into it; empty where absent.
 
     Raises ProtocolError for bytes that are not such a message or end too early."""
+    return split_frame(message)[1:]
+
+
+def split_frame(message: Buffer) -> tuple[memoryview, memoryview, memoryview, memoryview]:
+    """Envelope, header, middle and body of a frame, as views into it; empty where absent. Raises ProtocolError as
+    `split` does."""
     view = memoryview(message)
     found = [view[:0]] * _FIELDS
     position, end = 0, len(view)
@@ -80,7 +121,7 @@ def split(message: Buffer) -> tuple[memoryview, memoryview, memoryview]:
             )
         found[number - 1] = view[position : position + length]
         position += length
-    return found[0], found[1], found[2]
+    return found[3], found[0], found[1], found[2]
 
 
 def _read_varint(view: memoryview, position: int) -> tuple[int, int]:
@@ -161,6 +202,11 @@ def clipped(text: str, limit: int = 1200) -> str:
 
 def error_detail(error: errors.Error) -> bytes:
     """An error as `remotegpu.v1.ErrorDetail` bytes; long texts are clipped."""
+    return error_message(error).SerializeToString()
+
+
+def error_message(error: errors.Error) -> error_pb2.ErrorDetail:
+    """An error as a message; long texts are clipped."""
     detail = error_pb2.ErrorDetail(kind=type(error).__name__)
     for name, value in error.fields().items():
         field = detail.fields.add(name=name)
@@ -170,12 +216,16 @@ def error_detail(error: errors.Error) -> bytes:
             field.integer = value
         else:  # a real number, or a size beyond 64 bits that somebody asked for
             field.real = value
-    return detail.SerializeToString()
+    return detail
 
 
 def error_from(detail: Buffer) -> errors.Error:
     """The error in `remotegpu.v1.ErrorDetail` bytes. Raises ProtocolError if they are not that."""
-    message = parse(error_pb2.ErrorDetail, detail)
+    return error_of(parse(error_pb2.ErrorDetail, detail))
+
+
+def error_of(message: error_pb2.ErrorDetail) -> errors.Error:
+    """The error that a message tells."""
     values: dict[str, errors.FieldValue] = {}
     for field in message.fields:
         kind = field.WhichOneof("value")

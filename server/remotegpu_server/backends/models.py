@@ -1,99 +1,77 @@
 # SPDX-FileCopyrightText: 2026 The remotegpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX models of a device: the only file that knows ONNX Runtime.
-
-A model repository is `DIR/<name>/<version>/model.onnx`, the layout that Triton uses; the highest version is served.
-"""
+"""ONNX models of a device: what a loaded file takes and gives, and its runs."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
-import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from remotegpu import errors
-from remotegpu.dtypes import from_number, number_of
+from remotegpu.dtypes import BYTES, from_number, number_of
+from remotegpu.strings import STRINGS, is_strings
 from remotegpu.v1 import compute_pb2 as pb
+from remotegpu.v1 import worker_pb2 as worker
 
+from . import onnx_file, sessions, trials
 from .device import Device, HostArray
+from .sessions import Session, SessionOptions
 
-logger = logging.getLogger("remotegpu.worker")
-
+PLATFORM = "onnxruntime_onnx"
 _TYPES = {"float": "float32", "double": "float64"}  # the others are named as NumPy names them
-# Symbolic sizes of the warm-up call: 1 suits batches; some networks need a picture of some size.
-_WARM_SIZES = (1, 64)
-
-
-@dataclass(frozen=True, slots=True)
-class _Input:
-    """What a model wants of an input: sizes are numbers, symbols, or "" for any."""
-
-    name: str
-    dtype: np.dtype[Any]
-    shape: tuple[int | str, ...]
-
-    @classmethod
-    def of(cls, tensor: pb.TensorSignature) -> _Input:
-        dtype = from_number(tensor.dtype)
-        assert dtype is not None, "made by _signature"
-        shape = (size.fixed if size.WhichOneof("value") == "fixed" else size.symbol for size in tensor.shape)
-        return cls(tensor.name, dtype, tuple(shape))
-
-    def __str__(self) -> str:
-        return f"{self.dtype}[{', '.join(str(size) or '?' for size in self.shape)}]"
-
-    def fits(self, array: Any, sizes: dict[str, int]) -> bool:
-        """Whether the array suits; `sizes` are the numbers that the symbols of this call stand for."""
-        if array.dtype != self.dtype or len(array.shape) != len(self.shape):
-            return False
-        for wanted, size in zip(self.shape, array.shape, strict=True):
-            if isinstance(wanted, int):
-                if size != wanted:
-                    return False
-            elif wanted and sizes.setdefault(wanted, size) != size:
-                return False
-        return True
-
-    def zeros(self, size: int) -> HostArray:
-        """Zeros of this shape, with `size` for what is not fixed."""
-        return np.zeros([wanted if isinstance(wanted, int) else size for wanted in self.shape], self.dtype)
 
 
 class Model:
-    """One loaded model."""
+    """One loaded model. Runs of several threads may overlap.
 
-    def __init__(self, name: str, path: Path, device: Device, threads: int) -> None:
-        self.name = name
+    `output_names` are in the model's order. `max_batch`: rows that one run may have when calls are put together along
+    the first dimension; 0: they are not. `nbytes`: device memory that it is counted with."""
+
+    def __init__(self, file: worker.ModelFile, device: Device, options: SessionOptions) -> None:
+        """Loads the file. Not warm yet, and counted with its file's size: see `load`. Raises whatever goes wrong."""
+        content = Path(file.path).read_bytes()
+        digest = hashlib.sha256(content).digest()
+        if file.digest and digest != file.digest:
+            why = "its file was changed after it had been loaded: load it again"
+            raise errors.ModelUnusable(model=f"{file.name}:{file.version}", why=why)
+        facts = _facts(file, content)
+        self.name, self.version = file.name, file.version
+        self.nbytes = file.size
+        self.max_batch = 0
+        # Called whenever the last run under way has ended.
+        self.on_idle: Callable[[], None] = lambda: None
+        self._runs = 0
+        self._counting = threading.Lock()
         self._device = device
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        # Threads that spin after a run would take the cores from the daemon and from the other devices.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        content = path.read_bytes()
-        self._session = onnxruntime.InferenceSession(content, options, providers=[device.provider])
-        if self._session.get_providers()[0] != device.provider[0]:
-            raise RuntimeError(
-                f"ONNX Runtime {onnxruntime.__version__} runs on {self._session.get_providers()[0]} here, not on "
-                f"{device.provider[0]}: install exactly one of onnxruntime and onnxruntime-gpu, and its CUDA libraries"
-            )
+        # By its path only where ONNX Runtime must find what lies beside it.
+        self._session = Session(Path(file.path) if facts.external else content, device, options)
         self.signature = pb.ModelSignature(
-            name=name,
-            version=path.parent.name,
-            digest=hashlib.sha256(content).digest(),
-            inputs=[_signature(name, node) for node in self._session.get_inputs()],
-            outputs=[_signature(name, node) for node in self._session.get_outputs()],
+            name=file.name,
+            version=file.version,
+            digest=digest,
+            inputs=[_signature(node, facts) for node in self._session.inputs],
+            outputs=[_signature(node, facts) for node in self._session.outputs],
+            platform=PLATFORM,
         )
-        self.output_names = [tensor.name for tensor in self.signature.outputs]
-        self._inputs = [_Input.of(tensor) for tensor in self.signature.inputs]
-        self._names = [wanted.name for wanted in self._inputs]
+        self.inputs = [_port(tensor) for tensor in self.signature.inputs]
+        self.outputs = [_port(tensor) for tensor in self.signature.outputs]
+        self.output_names = [port.name for port in self.outputs]
+        self._names = [port.name for port in self.inputs]
+        self._dtypes = [port.dtype for port in self.outputs]
+
+    def __repr__(self) -> str:
+        return f"<Model {self.name}:{self.version}>"
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a run is under way."""
+        return self._runs > 0
 
     def arrange(self, inputs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         """Arrays by input name, from pairs with a name or, for those without one, by position.
@@ -104,109 +82,138 @@ class Model:
         for position, (name, array) in enumerate(inputs):
             key = name or (names[position] if position < len(names) else f"number {position + 1}")
             if key not in names or key in feed:
-                raise errors.InvalidInput(
-                    field=f"model {self.name!r}", limit=f"the inputs {', '.join(names)}", given=f"an input {key}"
-                )
+                raise self._refused(f"an input {key}")
             feed[key] = array
         sizes: dict[str, int] = {}
-        for wanted in self._inputs:
+        for wanted in self.inputs:
             given = feed.get(wanted.name)
             if given is None:
-                raise errors.InvalidInput(
-                    field=f"model {self.name!r}", limit=f"the inputs {', '.join(names)}", given=f"no {wanted.name}"
-                )
-            if not wanted.fits(given, sizes):
+                raise self._refused(f"no {wanted.name}")
+            if not _fits(wanted, given, sizes):
                 raise errors.InvalidInput(
                     field=f"model {self.name!r}, input {wanted.name!r}",
-                    limit=str(wanted),
-                    given=f"{given.dtype}[{', '.join(map(str, given.shape))}]",
+                    limit=_text(wanted.dtype, wanted.shape),
+                    given=_text(given.dtype, given.shape),
                 )
         return feed
 
-    def run(self, feed: dict[str, Any]) -> list[Any]:
-        """The outputs in the model's order, as arrays of the device."""
-        if self._device.place == "cpu":
-            return list(self._session.run(self.output_names, feed))
-        return self._run_bound(feed)
+    def _refused(self, given: str) -> errors.InvalidInput:
+        limit = f"the inputs {', '.join(self._names)}" if self._names else "no inputs"
+        return errors.InvalidInput(field=f"model {self.name!r}", limit=limit, given=given)
 
-    def _run_bound(self, feed: dict[str, Any]) -> list[Any]:
-        """Inputs and outputs stay on the device: ONNX Runtime reads and leaves tensors at device addresses."""
-        device, binding = self._device, self._session.io_binding()
-        held = []
-        for name, array in feed.items():
-            array = device.xp.asarray(array, copy=None)
-            if not array.flags.c_contiguous:
-                array = array.copy()
-            held.append(array)
-            binding.bind_input(name, device.place, 0, array.dtype.type, array.shape, device.pointer(array))
-        for name in self.output_names:
-            binding.bind_output(name, device.place, 0)
-        self._session.run_with_iobinding(binding)
-        outputs = zip(self.signature.outputs, binding.get_outputs(), strict=True)
-        return [_wrapped(device, from_number(tensor.dtype), value) for tensor, value in outputs]
+    def run(self, feed: Mapping[str, Any]) -> list[Any]:
+        """The outputs in the model's order, as arrays of the device; strings as object arrays of bytes on the host.
 
-    def warm(self) -> None:
-        """Runs once on zeros, so that the first caller does not pay for kernels and memory."""
-        for size in _WARM_SIZES:
-            try:
-                self.run({wanted.name: self._device.upload(wanted.zeros(size)) for wanted in self._inputs})
-                return
-            except Exception as error:  # what a model demands of its sizes is known to the model alone
-                logger.info("model %s does not run on sizes of %d: %s", self.name, size, error)
-        logger.warning("model %s could not be warmed up: its first call will be slow", self.name)
+        Raises InvalidInput for strings that are not UTF-8, and what ONNX Runtime raises."""
+        with self._counting:
+            self._runs += 1
+        try:
+            return self._session.run(feed, self._dtypes)
+        finally:
+            with self._counting:
+                self._runs -= 1
+            if not self._runs:
+                self.on_idle()
 
+    def try_out(self, max_batch: int) -> None:
+        """Makes it warm, and finds out whether calls may be put together, up to `max_batch` rows (less than 2: no)."""
+        trials.warm(f"{self.name}:{self.version}", self.inputs, self._run_from_host)
+        joinable = max_batch > 1 and trials.may_join(self.inputs, self.outputs)
+        if joinable and trials.rows_agree(self.inputs, self._run_from_host):
+            self.max_batch = self.signature.max_batch = max_batch
 
-def _wrapped(device: Device, dtype: np.dtype[Any] | None, value: Any) -> Any:
-    assert dtype is not None
-    shape = tuple(value.shape())
-    if math.prod(shape) == 0:
-        return device.xp.empty(shape, dtype=dtype)
-    return device.wrap(value.data_ptr(), dtype, shape, value)
+    def _run_from_host(self, feed: Mapping[str, HostArray]) -> list[HostArray]:
+        device = self._device
+        inputs = {name: array if is_strings(array) else device.upload(array) for name, array in feed.items()}
+        found: list[HostArray] = []
+        for array in self.run(inputs):
+            host = array
+            if not is_strings(array):
+                host = np.empty(array.shape, array.dtype)
+                device.download(array, host)
+            found.append(host)
+        return found
 
 
-def _signature(model: str, node: Any) -> pb.TensorSignature:
+def load(file: worker.ModelFile, device: Device, options: SessionOptions) -> Model:
+    """A file as a warm model. Raises ModelUnusable with the reason, or OutOfMemory; all else ends the device."""
+    before = device.free_memory()
+    try:
+        model = Model(file, device, options)
+        model.try_out(options.max_batch)
+    except Exception as error:
+        raise sessions.told(f"{file.name}:{file.version}", file.size, device, error) from error
+    # On the host this is a constant, so the file's size counts there. What others allocate meanwhile counts here too:
+    # rather too much than too little.
+    model.nbytes = max(file.size, before - device.free_memory())
+    return model
+
+
+def check_device(device: Device, options: SessionOptions) -> None:
+    """Runs a probe, so that a server without models also refuses to start where ONNX Runtime has no such provider and
+    would fall back to the CPU in silence. Raises ValueError or RuntimeError."""
+    if device.place == "cuda":
+        sessions.preload()
+    path = Path(__file__).with_name("probe.onnx")
+    probe = Model(worker.ModelFile(name="probe", version="1", path=str(path)), device, options)
+    probe.run({"x": device.upload(np.ones(2, np.float32))})
+
+
+def _facts(file: worker.ModelFile, content: bytes) -> onnx_file.Facts:
+    model = f"{file.name}:{file.version}"
+    try:
+        facts = onnx_file.facts(content)
+    except ValueError as error:
+        raise errors.ModelUnusable(model=model, why=f"its file is not an ONNX model ({error})") from error
+    if file.uploaded and facts.external:
+        why = "its tensors lie in other files: save it as one file (external data is not uploaded)"
+        raise errors.ModelUnusable(model=model, why=why)
+    return facts
+
+
+def _signature(node: Any, facts: onnx_file.Facts) -> pb.TensorSignature:
     match = re.fullmatch(r"tensor\((\w+)\)", node.type)
     name = match.group(1) if match else ""
     try:
-        number = number_of(np.dtype(_TYPES.get(name, name))) if name else None
+        number = BYTES if name == "string" else number_of(np.dtype(_TYPES.get(name, name))) if name else None
     except TypeError:
         number = None
     if number is None:
-        raise ValueError(f"model {model}: {node.name} is a {node.type}, which is not supported")
+        raise ValueError(f"{node.name} is a {node.type}, which is not supported")
     tensor = pb.TensorSignature(name=node.name, dtype=number)  # type: ignore[arg-type]  # an enum's number
+    tensor.unknown_rank = node.name in facts.unranked
     for size in node.shape:
-        if isinstance(size, int):
+        if isinstance(size, int) and size >= 0:
             tensor.shape.add(fixed=size)
-        else:
-            tensor.shape.add(symbol=size) if size else tensor.shape.add()
+        else:  # some exporters write -1
+            tensor.shape.add(symbol=size) if size and isinstance(size, str) else tensor.shape.add()
     return tensor
 
 
-def load(repository: Path | None, device: Device, threads: int) -> dict[str, Model]:
-    """The models of a repository, warm. Raises ValueError or RuntimeError naming the model that cannot be served.
-
-    A probe runs first, so that a server without models also refuses to start where ONNX Runtime has no such provider
-    and would fall back to the CPU in silence."""
-    if device.place == "cuda":
-        # CuPy finds the CUDA libraries that pip installed; ONNX Runtime finds them only if they are loaded already.
-        onnxruntime.preload_dlls()
-    probe = Model("probe", Path(__file__).with_name("probe.onnx"), device, threads)
-    probe.run({"x": device.upload(np.ones(2, np.float32))})
-    models: dict[str, Model] = {}
-    for folder in sorted(repository.iterdir()) if repository else []:
-        versions = sorted((v for v in folder.iterdir() if v.name.isdigit()), key=lambda v: int(v.name))
-        if not versions or not (versions[-1] / "model.onnx").is_file():
-            raise ValueError(f"{folder}: no <version>/model.onnx in it")
-        try:
-            models[folder.name] = Model(folder.name, versions[-1] / "model.onnx", device, threads)
-        except Exception as error:
-            raise RuntimeError(f"model {folder.name}: {error}") from error
-        models[folder.name].warm()
-    return models
+def _port(tensor: pb.TensorSignature) -> trials.Port:
+    dtype = STRINGS if tensor.dtype == BYTES else from_number(tensor.dtype)
+    assert dtype is not None, "made by _signature"
+    shape = (size.fixed if size.WhichOneof("value") == "fixed" else size.symbol for size in tensor.shape)
+    return trials.Port(tensor.name, dtype, None if tensor.unknown_rank else tuple(shape))
 
 
-def catalog(models: dict[str, Model]) -> pb.Catalog:
-    """The signatures, with a digest that changes when one of them does."""
-    made = pb.Catalog(models=[model.signature for model in models.values()])
-    made.digest = hashlib.sha256(made.SerializeToString(deterministic=True)).digest()[:16]
-    return made
+def _fits(port: trials.Port, array: Any, sizes: dict[str, int]) -> bool:
+    """Whether the array suits; `sizes` are the numbers that the symbols of this call stand for."""
+    if array.dtype != port.dtype:
+        return False
+    if port.shape is None:
+        return True
+    if len(array.shape) != len(port.shape):
+        return False
+    for wanted, size in zip(port.shape, array.shape, strict=True):
+        if isinstance(wanted, int):
+            if size != wanted:
+                return False
+        elif wanted and sizes.setdefault(wanted, size) != size:
+            return False
+    return True
+
+
+def _text(dtype: np.dtype[Any], shape: Sequence[int | str] | None) -> str:
+    sizes = "..." if shape is None else ", ".join(str(size) if size != "" else "?" for size in shape)
+    return f"{'strings' if dtype == STRINGS else dtype}[{sizes}]"

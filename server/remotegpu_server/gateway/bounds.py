@@ -13,3 +13,15 @@ MOST_SLOTS = 1024
 NAME_LIMIT = 256
 # Streams of snapshots at once: each takes the place of a call.
 MOST_WATCHING = 64
+# Long-lived streams at once; each takes the place of a call.
+MOST_STREAMS = 1024
+# Calls that one client may have under way on its stream; CALL_LIMIT bounds those of all.
+STREAM_CALLS = 128
+# A frame: an inline body with its header and program, and room for a program with many nodes.
+STREAM_FRAME_LIMIT = 1024 * 1024
+# Contents that one program may use, and that one question may name.
+MOST_DIGESTS = 1024
+# Uploads of contents at once.
+MOST_UPLOADS = 32
+# Files that the server fetches for one call.
+MOST_FETCHES = 64

@@ -9,7 +9,6 @@ them.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -21,8 +20,11 @@ from remotegpu_server import records, scheduler
 from remotegpu_server.supervisor.life import Life, Reply, Slab
 from remotegpu_server.supervisor.worker import DeviceWorker
 
+from .attachments import Attachments, Sources
 from .bounds import NAME_LIMIT
 from .leases import Held, Leases
+from .models import ModelRegistry
+from .shared import SharedSlots, Slot
 from .traffic import Traffic
 
 DEFAULT_DEADLINE = 60.0
@@ -42,10 +44,17 @@ class Gate:
     """What calls pass through: the leases, the workers, and whether the server still takes calls."""
 
     leases: Leases
+    shared: SharedSlots
     workers: list[DeviceWorker]
     arena_size: int
     catalog: pb.Catalog = field(default_factory=pb.Catalog)
     traffic: Traffic = field(default_factory=Traffic)
+    # Inputs beside bodies; None: there are none.
+    sources: Sources | None = None
+    # What is known of models beside the catalog; None: nothing.
+    models: ModelRegistry | None = None
+    # Callers may change what is served.
+    allow_uploads: bool = False
     # The server takes no more calls.
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -114,15 +123,27 @@ def grant_message(held: Held, gate: Gate, ttl_left: float | None = None) -> leas
 class Call:
     """One program on its way."""
 
-    def __init__(self, gate: Gate, tenant: str, header: pb.RunHeader, program: memoryview) -> None:
-        """Raises InvalidInput or Unavailable for what can be refused from the header alone."""
+    def __init__(
+        self,
+        gate: Gate,
+        tenant: str,
+        header: pb.RunHeader,
+        program: memoryview,
+        submitted: Callable[[], None] | None = None,
+        caller: int = 0,
+    ) -> None:
+        """`submitted` hears when a worker has the program; calls of one `caller` share its turn when there are many.
+        Raises InvalidInput or Unavailable for what can be refused
+        from the header alone."""
         self._arrived = time.monotonic_ns()
         self._gate = gate
         self._tenant = tenant
         self._header = header
         self._program = program
-        self._body_start = wire.aligned(len(program))
-        self._size = self._body_start + header.body_size
+        self._submitted = submitted
+        self._caller = caller
+        self._attachments = Attachments(gate.sources, tenant, header)
+        self._size = wire.aligned(len(program)) + header.body_size
         self.deadline = milliseconds(header.deadline_ms, DEFAULT_DEADLINE, DEADLINE_LIMIT, "deadline_ms")
         if gate.draining:
             raise errors.Unavailable(why="it is draining before a stop")
@@ -138,15 +159,22 @@ class Call:
         self._clean = False
         # The lease that this call allocated, if it goes on.
         self._granted: Held | None = None
+        # For a call without a lease.
+        self._slot: Slot | None = None
+        # A worker has the program, and says when it is done with it.
+        self._with_worker = False
         # On the loop's clock.
         self.ends = asyncio.get_running_loop().time() + self.deadline
+        queue_timeout = milliseconds(header.queue_timeout_ms, 0, DEADLINE_LIMIT, "queue_timeout_ms")
+        self._queue_ends = self.ends - self.deadline + queue_timeout if queue_timeout else None
 
     async def run(self, fill: Fill) -> Answer:
         """Raises any error of the tree; DeadlineExceeded after `deadline` seconds."""
         sent = 0
         try:
-            async with asyncio.timeout_at(self.ends):
-                answer = await self._placed(fill)
+            with self._attachments.held():
+                async with asyncio.timeout_at(self.ends):
+                    answer = await self._placed(fill)
             sent = len(answer.reply.result) + len(answer.reply.body)
             return answer
         except TimeoutError:
@@ -159,23 +187,33 @@ class Call:
         kind = self._header.WhichOneof("place")
         if kind == "lease":
             return await self._under_lease(fill)
-        one_call = kind is None
-        held = await (self._slot() if one_call else self._allocated())
+        if kind is None:
+            return await self._without_lease(fill)
+        held = await self._allocated()
         self._lease_ns = time.monotonic_ns() - self._arrived
         over = True
         try:
             answer = await self._on_device(held, fill)
-            over = one_call or self._header.finish
+            over = self._header.finish
         finally:
-            if not one_call:
-                self._gate.leases.end_call(held)
+            self._gate.leases.end_call(held)
             # A lease that this call allocated and whose caller hears only of a failure would be nobody's.
             if over:
                 self._gate.leases.finish(held, clean=self._clean)
         self._granted = None if over else held
-        if not one_call:
-            answer.header.lease.CopyFrom(grant_message(held, self._gate))
+        answer.header.lease.CopyFrom(grant_message(held, self._gate))
         return answer
+
+    async def _without_lease(self, fill: Fill) -> Answer:
+        check_name("model", self._header.model)
+        patience = self.deadline * _ONE_CALL_PATIENCE
+        self._slot = slot = await self._gate.shared.take(self._tenant, self._header.model, patience)
+        self._lease_ns = time.monotonic_ns() - self._arrived
+        try:
+            return await self._on_device(slot.held, fill)
+        finally:
+            if not self._with_worker:
+                self._gate.shared.give_back(slot)
 
     def abandon(self) -> None:
         """The caller will not hear of the lease that this call allocated, which would be nobody's."""
@@ -192,12 +230,6 @@ class Call:
         if self._header.finish:
             leases.finish(held, clean=self._clean)
         return answer
-
-    async def _slot(self) -> Held:
-        # It ends with the call, whose deadline bounds it, so no clock of its own is kept.
-        check_name("model", self._header.model)
-        request = scheduler.Request(self._tenant, idle_ttl=math.inf, model=self._header.model, one_call=True)
-        return await self._gate.leases.alloc(request, self.deadline * _ONE_CALL_PATIENCE)
 
     async def _allocated(self) -> Held:
         alloc = self._header.alloc
@@ -218,28 +250,35 @@ class Call:
         try:
             slab = await self._filled(life, fill)
             self._touch(held, worker, slab)
+            self._with_worker = True
+            if self._submitted is not None:
+                self._submitted()
             submitted = time.monotonic_ns()
-            reply = await life.call(slab, self._run_record(held, slab), self.ends)
+            reply = await life.call(slab, self._run_record(held, slab), self.ends, self._queue_ends, self._ended)
         except ConnectionResetError:
             raise worker.lost("its worker died during the call", held.key) from None
         if reply.done.failed:
             failure = wire.error_from(reply.result)
             reply.close()
             raise failure
-        self._clean = self._frees() and held.touched == {worker.spec.index}
+        self._clean = self._header.finish and held.touched == {worker.spec.index}
         return Answer(self._reply_header(reply.done, submitted), reply)
+
+    def _ended(self) -> None:
+        """The worker has nothing more to do with this call, whether or not anybody has waited for that."""
+        if self._slot is not None:
+            self._gate.shared.give_back(self._slot)
 
     def _touch(self, held: Held, worker: DeviceWorker, slab: Slab) -> None:
         if not slab.life.alive:  # it died during the upload: nobody would confirm what was never there
             raise ConnectionResetError
+        if self._slot is not None:
+            return  # it leaves nothing behind that would have to be freed
         try:
             self._gate.leases.touch(held, worker.spec.index)
         except errors.Error:
             slab.free()
             raise
-
-    def _frees(self) -> bool:
-        return self._header.finish or self._header.WhichOneof("place") is None
 
     def _run_record(self, held: Held, slab: Slab) -> records.Run:
         return records.Run(
@@ -247,18 +286,23 @@ class Call:
             offset=slab.offset,
             program_size=len(self._program),
             body_size=self._header.body_size,
-            lease=held.number,
+            lease=0 if self._slot is not None else held.number,
             memory_limit=held.request.memory,
-            finish=int(self._frees()),
+            finish=int(self._header.finish),
             deadline_ns=round(self.ends * 1e9),
+            caller=self._caller,
+            attachments_size=self._attachments.size,
         )
 
     async def _filled(self, life: Life, fill: Fill) -> Slab:
-        slab = await life.allocate(self._size)
+        attachments = self._attachments
+        await attachments.open(len(self._program), self._gate.arena_size)
+        slab = await life.allocate(attachments.end)
         start = time.monotonic_ns()
         try:
             slab.view[: len(self._program)] = self._program
-            await fill(slab.view[self._body_start :])
+            await fill(slab.view[attachments.body_start : attachments.body_start + self._header.body_size])
+            await attachments.fill(slab.view)
         except BaseException:
             if life.alive:
                 slab.free()

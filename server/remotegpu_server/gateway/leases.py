@@ -13,7 +13,7 @@ import itertools
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from remotegpu import errors
@@ -74,6 +74,17 @@ class Leases:
         self._requests: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._failures: dict[int, str] = {}
         self._timer: asyncio.TimerHandle | None = None
+        # Gives back what is held for nobody in particular, before anybody is answered.
+        self.make_room: Callable[[], None] = lambda: None
+
+    @property
+    def someone_waits(self) -> bool:
+        """Whether a request has no answer yet."""
+        return bool(self._waiting)
+
+    def is_active(self, held: Held) -> bool:
+        """Whether the lease goes on, for one without a limit of its own."""
+        return self._held.get(held.key) is held
 
     # What callers ask for.
 
@@ -118,6 +129,7 @@ class Leases:
         return waiting.held
 
     def _ask(self, request: scheduler.Request, wait_until: float | None) -> str:
+        self.make_room()
         held = Held(secrets.token_hex(16), next(self._numbers), request)
         self._waiting[held.key] = _Waiting(held, self._loop.create_future())
         self._held[held.key] = self._by_number[held.number] = held
@@ -160,6 +172,7 @@ class Leases:
 
     def explain(self, request: scheduler.Request) -> scheduler.Explanation:
         """What an alloc would be answered now."""
+        self.make_room()
         self._handle(scheduler.Tick())  # what is due by now must not count
         return self.scheduler.explain(request)
 
@@ -172,6 +185,7 @@ class Leases:
             raise errors.InvalidInput(field="slots", limit=f"1 to {MOST_SLOTS}", given=str(change.slots))
         if change.queue_limit is not None and change.queue_limit > MOST_WAITING:
             raise errors.InvalidInput(field="queue", limit=f"0 to {MOST_WAITING}", given=str(change.queue_limit))
+        self.make_room()
         self._handle(change)
         return self.snapshot()
 
@@ -266,6 +280,7 @@ class Leases:
 
     def snapshot(self) -> scheduler.Snapshot:
         """Everything the scheduler knows, now."""
+        self.make_room()
         return self.scheduler.snapshot(self._loop.time())
 
     def ttl_left(self, held: Held) -> float | None:

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -21,14 +21,13 @@ from remotegpu_server import scheduler
 
 from .bounds import MESSAGE_LIMIT, MOST_WATCHING
 from .call import DEADLINE_LIMIT, Answer, Call, Gate, grant_message, milliseconds, scheduler_request
+from .content_service import ContentService
 from .identity import tenant_of
+from .repository_service import RepositoryService
 from .status import explanation_message, settings_message, snapshot_message
+from .stream import Asked, Context, Streams, UnaryMethod
 
 logger = logging.getLogger("remotegpu.gateway")
-
-Context = grpc.aio.ServicerContext[bytes, bytes]
-# From a message and the tenant for whom it comes.
-UnaryMethod = Callable[[bytes, str], Awaitable[bytes]]
 
 # How long a caller may take to send the first message of a stream and each piece after it (1 MiB, which a slow line
 # needs some time for), and to read each piece of a reply: meanwhile it holds memory that others wait for. Seconds.
@@ -46,48 +45,99 @@ class Gateway:
         self._gate = gate
         self._started = time.monotonic()
         self._watching = 0
+        self._methods: dict[str, UnaryMethod] = {
+            "Compute/Models": self._models,
+            "Compute/Has": self._has,
+            "Scheduler/Alloc": self._alloc,
+            "Scheduler/Dealloc": self._dealloc,
+            "Scheduler/Renew": self._renew,
+            "Scheduler/Explain": self._explain,
+            "Scheduler/Set": self._set,
+            "Scheduler/Top": self._top,
+        }
+        if gate.models is not None:
+            store = None if gate.sources is None else gate.sources.store
+            self._methods |= RepositoryService(gate.models, store, allow_changes=gate.allow_uploads).methods()
+        self._contents = None if gate.sources is None else ContentService(gate.sources.store)
+        self.streams = Streams(self._methods, self._run_framed)
 
     def handlers(self) -> list[grpc.GenericRpcHandler[bytes, bytes]]:
         """For `grpc.aio.Server.add_generic_rpc_handlers`. Messages stay bytes: see `remotegpu.wire`."""
-        compute = {
-            "Run": _unary(self._run),
-            "RunStream": grpc.stream_stream_rpc_method_handler(self._run_stream),
-            "Models": _unary(self._models),
+        services: dict[str, dict[str, grpc.RpcMethodHandler[bytes, bytes]]] = {
+            "Compute": {
+                "Run": _unary(self._run),
+                "RunStream": grpc.stream_stream_rpc_method_handler(self._run_stream),
+                "Connect": grpc.stream_stream_rpc_method_handler(self._connect),
+                "Put": grpc.stream_unary_rpc_method_handler(self._put),
+            },
+            "Scheduler": {"Watch": grpc.unary_stream_rpc_method_handler(self._watch)},
         }
-        scheduling = {
-            "Alloc": _unary(self._alloc),
-            "Dealloc": _unary(self._dealloc),
-            "Renew": _unary(self._renew),
-            "Explain": _unary(self._explain),
-            "Set": _unary(self._set),
-            "Top": _unary(self._top),
-            "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
-        }
+        for name, method in self._methods.items():
+            service, _, short = name.partition("/")
+            services.setdefault(service, {})[short] = _unary(method)
         return [
-            grpc.method_handlers_generic_handler("remotegpu.v1.Compute", compute),
-            grpc.method_handlers_generic_handler("remotegpu.v1.Scheduler", scheduling),
+            grpc.method_handlers_generic_handler(f"remotegpu.v1.{service}", methods)
+            for service, methods in services.items()
         ]
 
     async def _run(self, request: bytes, tenant: str) -> bytes:
-        head, program, body = wire.split(request)
-        header = wire.parse(compute_pb2.RunHeader, head)
+        asked = Asked("", *wire.split(request))
+        return await self._run_whole(asked, tenant, MESSAGE_LIMIT)
+
+    async def _run_framed(self, asked: Asked, tenant: str, envelope: bytes, submitted: Callable[[], None]) -> bytes:
+        return await self._run_whole(asked, tenant, wire.INLINE_LIMIT, envelope, submitted)
+
+    async def _run_whole(
+        self,
+        asked: Asked,
+        tenant: str,
+        limit: int,
+        envelope: bytes = b"",
+        submitted: Callable[[], None] | None = None,
+    ) -> bytes:
+        """A program with all of its body, answered in one message of at most `limit` bytes of body."""
+        header, body = wire.parse(compute_pb2.RunHeader, asked.header), asked.body
         if header.body_size != len(body):
             raise errors.ProtocolError(what=f"the header says {header.body_size} bytes of body, {len(body)} came")
 
         async def fill(target: memoryview) -> None:
             target[:] = body
 
-        call = Call(self._gate, tenant, header, program)
+        call = Call(self._gate, tenant, header, asked.middle, submitted)
         answer = await call.run(fill)
         try:
             size = len(answer.reply.body)
-            if size > MESSAGE_LIMIT:
+            if size > limit:
                 call.abandon()
-                limit = f"at most {MESSAGE_LIMIT} bytes in one message; RunStream has no such limit"
-                raise errors.InvalidInput(field="result size", limit=limit, given=f"{size} bytes")
-            return wire.join(answer.header.SerializeToString(), answer.reply.result, (answer.reply.body,))
+                allowed = f"at most {limit} bytes in one message; RunStream has no such limit"
+                raise errors.InvalidInput(field="result size", limit=allowed, given=f"{size} bytes")
+            head, result = answer.header.SerializeToString(), answer.reply.result
+            return wire.join(head, result, (answer.reply.body,), size, envelope=envelope)
         finally:
             answer.reply.close()
+
+    async def _connect(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        try:
+            await self.streams.serve(_tenant(context), context)
+        except errors.Error as error:
+            await _abort(context, error)
+
+    async def _has(self, request: bytes, tenant: str) -> bytes:
+        return await self._store().has(request, tenant)
+
+    async def _put(self, requests: AsyncIterator[bytes], context: Context) -> bytes:
+        try:
+            if self._gate.draining:
+                raise errors.Unavailable(why="it is draining before a stop")
+            return await self._store().put(aiter(requests), _tenant(context))
+        except errors.Error as error:
+            await _abort(context, error)
+            raise AssertionError from error  # abort has raised
+
+    def _store(self) -> ContentService:
+        if self._contents is None:
+            raise errors.Unavailable(why="it has no store for contents")
+        return self._contents
 
     async def _run_stream(self, requests: AsyncIterator[bytes], context: Context) -> None:
         try:

@@ -22,7 +22,7 @@ def snapshot_message(gate: Gate, uptime: float) -> pb.Snapshot:
     """What `remotegpu top` shows. `uptime` in seconds."""
     facts = gate.leases.snapshot()
     message = pb.Snapshot(version=__version__, uptime_s=uptime, settings=settings_message(facts))
-    message.models.extend(model.name for model in gate.catalog.models)
+    message.models.extend(m.name if m.is_default else f"{m.name}:{m.version}" for m in gate.catalog.models)
     if facts.mean_held is not None:
         message.mean_held_s = facts.mean_held
     for view, worker in zip(facts.devices, gate.workers, strict=True):

@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One worker process from start to death: its slabs, its calls, its sockets.
 
-Everything here runs on the daemon's event loop. Calls wait in `_pending`, not in the socket, so that one whose caller
-has gone is never run. A slab belongs to its caller until `submit`, and from then on to this object until the worker has
-answered or died: a cancelled call frees nothing that the worker may still read.
+Everything here runs on the daemon's event loop. Calls wait in `_pending`, where callers take turns, and only so many
+are with the worker that it can put model calls together. A slab belongs to its caller until `call`, and from then on to
+this object until the worker has answered or died: a cancelled call frees nothing that the worker may still read. One
+that is with the worker is taken back by asking (Cancel), and its slab is free when the worker says so (Cancelled).
 
 The end of a lease (`drop`) does not stand in the queue of the calls: a worker frees a lease's memory while a program of
 another lease runs. It is told to only when no call of that lease is with it, so that none can leave anything behind; a
@@ -19,29 +20,24 @@ import logging
 import socket
 import subprocess
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from remotegpu import wire
+from remotegpu import errors, wire
 from remotegpu_server import records
-from remotegpu_server.slabs import Arena, FreeList
+from remotegpu_server.fairness import Turns
+from remotegpu_server.slabs import Arena
 
+from .commands import Commands
+from .drops import Drops
 from .line import Line
+from .overrun import OVERRUN, Overrun
+from .room import Room
 
 logger = logging.getLogger("remotegpu.supervisor")
 
-# Calls handed to a worker: one runs, one is ready in its socket, so that the device does not wait for the daemon.
-_DEPTH = 2
-# How long after its deadline a call may keep a device busy before the worker is killed. Seconds.
-OVERRUN = 5.0
-# How long a worker that runs nothing may take to answer a Drop. It needs a millisecond, and a process that waits for a
-# core on a crowded machine some hundreds; whoever gives a lease back should see the capacity free within a second.
-DROP_PATIENCE = 0.8
 # Before another look at a dead process that no thread could be had for. Seconds.
 _REAP_PAUSE = 1.0
-# A timer that fires so late says that the daemon itself was held up, and perhaps the worker with it. Seconds.
-_LATE = 0.2
 
 
 @dataclass(slots=True, eq=False)
@@ -74,6 +70,10 @@ class _Job:
     future: asyncio.Future[Reply]
     # On the loop's clock.
     deadline: float
+    since: float
+    ended: Callable[[], None]
+    # Its number with the worker; 0: it is not there.
+    call: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,8 @@ class Ears:
     failed: Callable[[str], None]
     dropped: Callable[[records.Dropped], None]
     done: Callable[[records.Done], None]
-    warm: Callable[[records.Warm], None]
+    warm: Callable[[str], None]
+    reported: Callable[[bytes], None]
     dead: Callable[[], None]
 
 
@@ -97,90 +98,118 @@ class Life:
         sockets: tuple[socket.socket, socket.socket],
         arenas: tuple[Arena, Arena],
         ears: Ears,
+        depth: int,
     ) -> None:
-        """`sockets`: for calls and for control; `arenas`: for requests and for replies."""
+        """`sockets`: for calls and for control; `arenas`: for requests and for replies; `depth`: calls handed to the
+        worker at once, at least 2, so that the device does not wait for the daemon."""
         self.process = process
         self.alive = True
         self._socket = sockets[0]
         self._line, self._control = Line(sockets[0]), Line(sockets[1])
         self._requests, self._replies = arenas
         self._ears = ears
-        self._slabs = FreeList(self._requests.size)
-        self._slab_waiters: deque[tuple[int, asyncio.Future[Slab]]] = deque()
-        self._pending: deque[_Job] = deque()
-        # In the order in which the worker runs them.
+        self._depth = depth
+        self._room = Room(self._requests.size)
+        self._pending: Turns[_Job] = Turns()
+        # With the worker, in the order in which they were sent.
         self._running: dict[int, _Job] = {}
         # They have run, but their replies wait for room.
         self._parked: dict[int, _Job] = {}
-        self._overrun_timer: asyncio.TimerHandle | None = None
+        self._overrun: Overrun[_Job] = Overrun(self._running, self._overran)
         # Leases that have ended, whose calls are still with the worker.
         self._ending: set[int] = set()
-        # Leases that the worker was told to drop, and has not answered.
-        self._dropping: set[int] = set()
-        self._drop_timer: asyncio.TimerHandle | None = None
+        self._drops = Drops(lambda: not self._running and not self._commands, self._hung)
         self._calls = 0
+        self._commands = Commands(self._control.send, self._room.free)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket.fileno(), self._read)
 
     @property
     def arena_used(self) -> int:
         """Bytes of the request arena in use."""
-        return self._slabs.used
+        return self._room.used
 
     async def allocate(self, size: int) -> Slab:
         """A slab; waits in order while there is no room. The size must be at most the arena's.
 
         Raises ConnectionResetError when the process dies meanwhile."""
-        if not self.alive:
-            raise ConnectionResetError
-        offset = None if self._slab_waiters else self._slabs.allocate(size)
-        if offset is not None:
-            return Slab(self, offset, self._requests.view[offset : offset + size])
-        future: asyncio.Future[Slab] = self._loop.create_future()
-        self._slab_waiters.append((size, future))
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if future.done() and not future.cancelled() and future.exception() is None:
-                future.result().free()
-            else:
-                self._serve_slab_waiters()  # the one who gives up may have held up others
-            raise
+        offset = await self._room.allocate(size)
+        return Slab(self, offset, self._requests.view[offset : offset + size])
 
     def free_slab(self, slab: Slab) -> None:
         """Gives a slab back and serves those who wait for room."""
-        self._slabs.free(slab.offset)
-        self._serve_slab_waiters()
+        self._room.free(slab.offset)
 
-    def _serve_slab_waiters(self) -> None:
-        while self._slab_waiters:
-            size, future = self._slab_waiters[0]
-            offset = None if future.done() else self._slabs.allocate(size)
-            if offset is not None:
-                future.set_result(Slab(self, offset, self._requests.view[offset : offset + size]))
-            elif not future.done():
-                return
-            self._slab_waiters.popleft()
+    async def call(
+        self,
+        slab: Slab,
+        run: records.Run,
+        deadline: float,
+        queue_deadline: float | None = None,
+        ended: Callable[[], None] = lambda: None,
+    ) -> Reply:
+        """Runs a program; `run.call` is set here. `deadline`, when its caller gives up, and `queue_deadline` are on the
+        loop's clock. Cancelling takes back a call that has not begun, and stops one that has where it pauses next.
+        `ended` hears once, and perhaps after this has returned, that the worker has nothing more to do with it.
 
-    async def call(self, slab: Slab, run: records.Run, deadline: float) -> Reply:
-        """Runs a program; `run.call` is set here, `deadline` is on the loop's clock. Cancelling takes back a call that
-        has not begun. Raises ConnectionResetError when the process dies."""
+        Raises QueueTimeout for a call that has not begun by its queue deadline, and ConnectionResetError when the
+        process dies."""
         if not self.alive:
+            ended()
             raise ConnectionResetError
-        self._calls += 1
-        job = _Job(run._replace(call=self._calls), slab, self._loop.create_future(), deadline)
-        self._pending.append(job)
+        job = _Job(run, slab, self._loop.create_future(), deadline, self._loop.time(), ended)
+        self._pending.add(run.caller, job)
         self._dispatch()
+        timer = None if queue_deadline is None else self._loop.call_at(queue_deadline, self._not_begun, job)
         try:
             return await job.future
         except asyncio.CancelledError:
-            if job in self._pending:
-                self._pending.remove(job)
-                self.free_slab(slab)
-                self._call_ended(run.lease)
-            elif job.future.done() and not job.future.cancelled() and job.future.exception() is None:
-                job.future.result().close()  # it came just as its caller gave up
+            self._give_up(job)
             raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _give_up(self, job: _Job) -> None:
+        if not job.future.cancelled():
+            if job.future.exception() is None:
+                job.future.result().close()  # it came just as its caller gave up
+        elif job.call in self._running:
+            self._control.send(records.Cancel(job.call, 1))
+        elif not job.call and self.alive:
+            self._pending.remove(job.run.caller, job)
+            self._over(job)
+
+    def _not_begun(self, job: _Job) -> None:
+        if job.call in self._running:
+            self._control.send(records.Cancel(job.call, 0))
+        elif not job.call and self.alive and not job.future.done():
+            job.future.set_exception(self._queue_timeout(job))
+            self._pending.remove(job.run.caller, job)
+            self._over(job)
+
+    def _queue_timeout(self, job: _Job) -> errors.QueueTimeout:
+        return errors.QueueTimeout(waited=self._loop.time() - job.since)
+
+    def _over(self, job: _Job) -> None:
+        """The worker has nothing more to do with that call, or never had."""
+        self.free_slab(job.slab)
+        job.ended()
+        self._call_ended(job.run.lease)
+
+    async def command(self, payload: bytes) -> bytes:
+        """Has a `remotegpu.v1.WorkerCommand` carried out beside programs, and gives its answer. Raises the error that
+        came back, and ConnectionResetError when the process dies."""
+        if len(payload) > self._requests.size:
+            limit = f"at most {self._requests.size} bytes, the size of an arena"
+            raise errors.InvalidInput(field="command", limit=limit, given=f"{len(payload)} bytes")
+        offset = await self._room.allocate(len(payload))
+        if not self.alive:
+            raise ConnectionResetError
+        self._requests.view[offset : offset + len(payload)] = payload
+        answer = self._commands.send(offset, len(payload))
+        self._drops.look()
+        return await answer
 
     def drop(self, lease: int) -> None:
         """Has the worker free what a lease holds, as soon as no call of it is here; `Ears.dropped` follows, or
@@ -211,60 +240,32 @@ class Life:
             self._send_drop(lease)
 
     def _send_drop(self, lease: int) -> None:
-        self._dropping.add(lease)
         self._control.send(records.Drop(lease))
-        self._watch_drops()
+        self._drops.sent(lease)
 
-    def _watch_drops(self) -> None:
-        """Times the answer to a Drop while nothing runs. While something does, its deadline decides: only code that
-        does not let go of the interpreter can hold up the answer, and that ends with the call."""
-        if not self._dropping or self._running:
-            if self._drop_timer is not None:
-                self._drop_timer.cancel()
-                self._drop_timer = None
-        elif self._drop_timer is None:
-            due = self._loop.time() + DROP_PATIENCE
-            self._drop_timer = self._loop.call_at(due, self._not_dropped, due)
-
-    def _not_dropped(self, due: float) -> None:
-        self._drop_timer = None
-        if self._loop.time() > due + _LATE:
-            self._watch_drops()
-            return
+    def _hung(self) -> None:
         logger.warning("worker %d does not answer: killing it", self.process.pid)
         self._bury("its process hung")
 
     def _dropped(self, dropped: records.Dropped) -> None:
-        self._dropping.remove(dropped.lease)
-        if self._drop_timer is not None:  # it lives: those that are left have their time from now on
-            self._drop_timer.cancel()
-            self._drop_timer = None
-        self._watch_drops()
+        self._drops.answered(dropped.lease)
         self._ears.dropped(dropped)
         self._dispatch()
 
     def _dispatch(self) -> None:
-        while self._pending and len(self._running) < _DEPTH and (self._running or not self._dropping):
-            job = self._pending.popleft()
-            self._running[job.run.call] = job
-            if len(self._running) == 1:
-                self._watch()
-            self._line.send(job.run)
+        while len(self._running) < self._depth and (self._running or not self._drops):
+            job = self._pending.take()
+            if job is None:
+                break
+            # Numbered here, so that numbers grow in the order in which calls are sent.
+            self._calls += 1
+            job.call = self._calls
+            self._running[job.call] = job
+            self._line.send(job.run._replace(call=job.call))
+        self._overrun.look()
 
-    def _watch(self) -> None:
-        """Times the call that the worker is at; one behind it cannot be blamed for the wait."""
-        if self._overrun_timer is not None:
-            self._overrun_timer.cancel()
-            self._overrun_timer = None
-        if self._running:
-            job = next(iter(self._running.values()))
-            until = max(job.deadline, self._loop.time()) + OVERRUN
-            self._overrun_timer = self._loop.call_at(until, self._overrun, job)
-
-    def _overrun(self, job: _Job) -> None:
-        logger.warning(
-            "call %d is %.0f s past its deadline: killing worker %d", job.run.call, OVERRUN, self.process.pid
-        )
+    def _overran(self, job: _Job) -> None:
+        logger.warning("call %d is %.0f s past its deadline: killing worker %d", job.call, OVERRUN, self.process.pid)
         self._bury("its process hung")
 
     def _read(self) -> None:
@@ -295,11 +296,16 @@ class Life:
             case records.Parked(call=call):
                 self._parked[call] = self._ran(call)
                 self._dispatch()
-            case records.Warm():
-                self._ears.warm(record)
-            case records.Ready(offset=offset, catalog_size=size):
-                self._ears.ready(record, bytes(self._replies.view[offset : offset + size]))
-                self._release(offset)
+            case records.Cancelled(call=call):
+                self._cancelled(self._ran(call))
+            case records.Begun(call=call):
+                self._begun(call)
+            case records.Warm(offset=offset, size=size):
+                self._ears.warm(self._taken(offset, size).decode())
+            case records.Answered():
+                self._answered(record)
+            case records.Ready(offset=offset, report_size=size):
+                self._ears.ready(record, self._taken(offset, size))
             case records.Failed(offset=offset, size=size):
                 self._ears.failed(bytes(self._replies.view[offset : offset + size]).decode())
             case other:
@@ -307,7 +313,6 @@ class Life:
 
     def _finished(self, done: records.Done) -> None:
         job = self._parked.pop(done.call, None) or self._ran(done.call)
-        self.free_slab(job.slab)
         self._ears.done(done)
         if job.future.done():
             self._release(done.offset)
@@ -317,16 +322,40 @@ class Life:
             job.future.set_result(
                 Reply(done, view[: done.result_size], view[middle:], lambda: self._release(done.offset))
             )
-        if self._ending:
-            self._call_ended(job.run.lease)
+        self._over(job)
         self._dispatch()
+
+    def _cancelled(self, job: _Job) -> None:
+        if not job.future.done():
+            job.future.set_exception(self._queue_timeout(job))
+        self._over(job)
+        self._dispatch()
+
+    def _begun(self, call: int) -> None:
+        job = self._running.get(call)
+        if job is not None and job.future.cancelled():
+            self._overrun.begun(call)
+
+    def _answered(self, answered: records.Answered) -> None:
+        data = self._taken(answered.offset, answered.size)
+        if not answered.call:
+            self._ears.reported(data)
+            return
+        self._commands.answered(answered.call, bool(answered.failed), data)
+        self._drops.look()
 
     def _ran(self, call: int) -> _Job:
         job = self._running.pop(call)
-        self._watch()
-        if self._dropping:
-            self._watch_drops()
+        self._overrun.look()
+        if self._drops:
+            self._drops.look()
         return job
+
+    def _taken(self, offset: int, size: int) -> bytes:
+        """A copy of what lies in a reply slab, which is given back."""
+        data = bytes(self._replies.view[offset : offset + size])
+        self._release(offset)
+        return data
 
     def _release(self, offset: int) -> None:
         if self.alive:
@@ -341,19 +370,20 @@ class Life:
         self._line.close()
         self._control.close()
         self.process.kill()
-        for timer in (self._overrun_timer, self._drop_timer):
-            if timer is not None:
-                timer.cancel()
-        for job in self._jobs():
+        self._overrun.close()
+        self._drops.close()
+        self._room.close(why)
+        self._commands.close(why)
+        jobs = list(self._jobs())
+        for job in jobs:
             if not job.future.done():
                 job.future.set_exception(ConnectionResetError(why))
-        for _, waiter in self._slab_waiters:
-            if not waiter.done():
-                waiter.set_exception(ConnectionResetError(why))
-        for waiting in (self._running, self._parked, self._pending, self._slab_waiters, self._ending, self._dropping):
+        for waiting in (self._running, self._parked, self._pending, self._ending):
             waiting.clear()
         try:
             self._ears.dead()
+            for job in jobs:
+                job.ended()
         finally:
             self._reap()
 

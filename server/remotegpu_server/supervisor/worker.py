@@ -11,12 +11,11 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from remotegpu import errors
-from remotegpu.v1 import compute_pb2
 from remotegpu_server import records
 from remotegpu_server.slabs import Arena
 from remotegpu_server.worker.settings import WorkerSettings
@@ -49,18 +48,38 @@ class DeviceSpec:
 class WorkerOptions:
     """What all workers of a daemon have in common. Sizes in bytes."""
 
-    models: str | None
+    # The models that a new worker of that device is to serve: a `remotegpu.v1.ModelTable`.
+    models: Callable[[int], bytes]
     arena_size: int
     threads: int
     # Seconds.
     start_patience: float = START_PATIENCE
+    # Rows that one run of a model may have (1: each call runs by itself), seconds that a call waits for others, runs of
+    # models at once.
+    max_batch: int = 1
+    max_delay: float = 0.0
+    sessions: int = 1
+    # Of loaded models; None: no limit on CPU devices, what is free on GPUs.
+    model_memory: int | None = None
+    # Of ONNX Runtime.
+    provider_options: Mapping[str, str] = field(default_factory=dict)
+    session_options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def depth(self) -> int:
+        """Calls that a worker has at once: enough for the run under way and for the next one, and two to begin with,
+        so that the device does not wait for the daemon."""
+        return 2 * max(self.max_batch, self.sessions)
 
 
 class Listener(Protocol):
     """Who wants to know what becomes of workers."""
 
-    def worker_ready(self, worker: DeviceWorker, catalog: bytes) -> None:
-        """It is warm; `catalog` is a `remotegpu.v1.Catalog`."""
+    def worker_ready(self, worker: DeviceWorker, report: bytes) -> None:
+        """It is warm; `report` is a `remotegpu.v1.ModelReport`."""
+
+    def models_changed(self, worker: DeviceWorker, report: bytes) -> None:
+        """Models have come or gone beside programs; `report` is a `remotegpu.v1.ModelReport`."""
 
     def worker_lost(self, worker: DeviceWorker) -> None:
         """It died; what it held is gone. It will be started again, unless the device is suspended."""
@@ -97,7 +116,6 @@ class DeviceWorker:
         self._ready = False
         # Set while `life` has an answer: the process is warm, or the device is out of service.
         self._settled = asyncio.Event()
-        self._models: tuple[str, ...] = ()
         self._stopping = False
         self._failures = 0
         self._restart: asyncio.TimerHandle | None = None
@@ -131,16 +149,28 @@ class DeviceWorker:
             for what in ("requests", "replies"):
                 arenas.append(Arena.create(f"remotegpu-{what}-{self.spec.index}", size))
                 theirs.callback(arenas[-1].close_descriptor)
+            # Nobody else uses the arena before the worker is ready.
+            table = self._options.models(self.spec.index)
+            arenas[0].view[: len(table)] = table
             inherited = tuple(pair[1].fileno() for pair in sockets), tuple(arena.descriptor for arena in arenas)
             process = subprocess.Popen(
-                [sys.executable, "-m", "remotegpu_server.worker", self._settings(*inherited).to_json()],
+                [sys.executable, "-m", "remotegpu_server.worker", self._settings(*inherited, len(table)).to_json()],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[*inherited[0], *inherited[1]],
                 env=self._environment(),
             )
             undo.pop_all()
-        ears = Ears(self._on_ready, self._on_failed, self._on_dropped, self._on_done, self._on_warm, self._on_dead)
-        life = self._life = Life(process, (sockets[0][0], sockets[1][0]), (arenas[0], arenas[1]), ears)
+        ears = Ears(
+            ready=self._on_ready,
+            failed=self._on_failed,
+            dropped=self._on_dropped,
+            done=self._on_done,
+            warm=self._on_warm,
+            reported=self._on_reported,
+            dead=self._on_dead,
+        )
+        ours, depth = (sockets[0][0], sockets[1][0]), self._options.depth
+        life = self._life = Life(process, ours, (arenas[0], arenas[1]), ears, depth)
         loop = asyncio.get_running_loop()
         self._start_timer = loop.call_later(self._options.start_patience, self._not_ready, life)
 
@@ -165,7 +195,7 @@ class DeviceWorker:
         pair[0].setblocking(False)
         return pair
 
-    def _settings(self, sockets: Sequence[int], arenas: Sequence[int]) -> WorkerSettings:
+    def _settings(self, sockets: Sequence[int], arenas: Sequence[int], table_size: int) -> WorkerSettings:
         return WorkerSettings(
             index=self.spec.index,
             epoch=self.epoch,
@@ -173,12 +203,18 @@ class DeviceWorker:
             kind=self.spec.kind,
             memory=self.spec.memory,
             threads=self._options.threads,
-            models=self._options.models,
+            table_size=table_size,
+            model_memory=self._options.model_memory,
+            provider_options=dict(self._options.provider_options),
+            session_options=dict(self._options.session_options),
             socket=sockets[0],
             control=sockets[1],
             request_arena=arenas[0],
             reply_arena=arenas[1],
             arena_size=self._options.arena_size,
+            max_batch=self._options.max_batch,
+            max_delay=self._options.max_delay,
+            sessions=self._options.sessions,
         )
 
     def _environment(self) -> dict[str, str]:
@@ -244,14 +280,13 @@ class DeviceWorker:
         if self._life is not None:
             self._life.kill()
 
-    def _on_ready(self, ready: records.Ready, catalog: bytes) -> None:
+    def _on_ready(self, ready: records.Ready, report: bytes) -> None:
         self._started()
         self._failures = 0
         self.memory = ready.memory
-        self._models = tuple(model.name for model in compute_pb2.Catalog.FromString(catalog).models)
         self._ready = True
         self._settled.set()
-        self._listener.worker_ready(self, catalog)
+        self._listener.worker_ready(self, report)
 
     def _on_failed(self, why: str) -> None:
         self._listener.worker_failed(self, why)
@@ -264,8 +299,10 @@ class DeviceWorker:
         self.calls += 1
         self.memory_held = done.memory_held
 
-    def _on_warm(self, warm: records.Warm) -> None:
-        name = self._models[warm.model]
+    def _on_reported(self, report: bytes) -> None:
+        self._listener.models_changed(self, report)
+
+    def _on_warm(self, name: str) -> None:
         self.warm_models += (name,)
         self._listener.model_warm(self, name)
 

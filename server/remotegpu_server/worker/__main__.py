@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The remotegpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""A worker: one process, one device, one program at a time.
+"""A worker: one process, one device; programs take turns at their model calls.
 
     python -m remotegpu_server.worker SETTINGS
 
@@ -8,9 +8,10 @@ where SETTINGS is JSON (`WorkerSettings`), written by the supervisor. Descriptor
 arenas are inherited. The process ends when the sockets do, and the kernel kills it when the daemon dies.
 
 The main thread reads the call socket and runs the programs. A second thread reads the control socket, so that the
-memory of a lease that has ended is free although a program of another lease runs; libraries let go of the interpreter
-while they compute. The daemon sends a Drop only when no call of that lease is here, so the two threads never touch the
-arrays of one lease at once, but for the end of a call that finished its lease itself, where both drop what is left.
+memory of a lease that has ended is free although a program of another lease runs, and calls can be taken back while
+they wait; libraries let go of the interpreter while they compute. The daemon sends a Drop only when no call of that
+lease is here, so the two threads never touch the arrays of one lease at once, but for the end of a call that finished
+its lease itself, where both drop what is left. A third thread loads models.
 """
 
 from __future__ import annotations
@@ -23,15 +24,21 @@ import signal
 import socket
 import sys
 import threading
-import time
-from pathlib import Path
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from remotegpu import errors, wire
 from remotegpu_server import records
 from remotegpu_server.process import die_with_parent, forbid_dumps
 from remotegpu_server.slabs import Arena
 
+from .cancellation import Verdict
+from .inbox import Inbox
 from .settings import WorkerSettings
+
+if TYPE_CHECKING:
+    from remotegpu_server.backends.device import Device
+
+    from .calls import Task
 
 logger = logging.getLogger("remotegpu.worker")
 
@@ -42,103 +49,151 @@ class Worker:
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
         self._socket = socket.socket(fileno=settings.socket)
+        self._inbox = Inbox(self._socket)
         self._control = socket.socket(fileno=settings.control)
         # Held while a figure is taken and sent, so that the daemon hears the newest one last.
         self._figures = threading.Lock()
         self._requests = Arena(settings.request_arena, settings.arena_size)
         self._replies_arena = Arena(settings.reply_arena, settings.arena_size)
-        # The lease whose last call is being answered; 0: none. The main thread's to set.
-        self._finishing = 0
+        # Names of models that programs have run.
+        self._warm: set[str] = set()
 
     def start(self) -> None:
         """Makes the device and its models warm and says so. Anything that prevents that is told to the daemon."""
-        from remotegpu_server.backends import models
-
+        from .calls import Calls
         from .executor import Executor
+        from .inference import Sessions
         from .replies import Replies
 
+        settings = self._settings
         try:
-            device = _device(self._settings)
+            device = _device(settings)
             device.adopt_arena(self._requests.view)
             device.adopt_arena(self._replies_arena.view)
-            repository = Path(self._settings.models) if self._settings.models else None
-            loaded = models.load(repository, device, self._settings.threads)
+            self._replies = Replies(self._replies_arena, device, self._send, self._held, self._figures)
+            report = self._open_models(device)
         except Exception as error:
             logger.exception("the worker cannot start")
             self._refuse(f"{type(error).__name__}: {error}")
             raise SystemExit(1) from error
-        self._executor = Executor(device, loaded, self._settings.index, self._settings.epoch, self._warm)
-        self._replies = Replies(self._replies_arena, device, self._send, self._held, self._figures)
-        catalog = models.catalog(loaded).SerializeToString()
-        self._send(records.Ready(self._replies.put(catalog), len(catalog), device.free_memory()))
+        self._executor = Executor(device, self._loader, settings.index, settings.epoch, self._has_run)
+        sessions: Sessions[list[Task]] = Sessions(settings.sessions, self._inbox.ring)
+        self._calls = Calls(
+            self._executor, self._replies, sessions, self._send, self._requests.view, settings.max_delay
+        )
+        self._send(records.Ready(self._replies.put(report), len(report), device.free_memory()))
 
     def serve(self) -> None:
         """Handles records until the daemon closes the sockets."""
-        threading.Thread(target=self._serve_control, name="control", daemon=True).start()
-        while packet := self._socket.recv(records.PACKET_LIMIT):
-            for record in records.unpack(packet):
-                self._handle(record)
+        threading.Thread(target=self._guarded, args=(self._serve_control,), name="control", daemon=True).start()
+        threading.Thread(target=self._guarded, args=(self._loader.serve,), name="loader", daemon=True).start()
+        while self._turn():
+            pass
+
+    # The main thread.
+
+    def _turn(self) -> bool:
+        """Takes in what the daemon has sent, waiting for it while there is nothing else to do, and does one thing.
+        Whether the daemon is still there."""
+        if self._calls.idle:
+            there = self._take_in(self._inbox.packet())
+            self._calls.begin()
+            return there  # a model call has come, perhaps: before it runs, others are asked for
+        there = self._take_in_all()
+        self._calls.begin()
+        self._calls.run_models()
+        return there
+
+    def _take_in_all(self) -> bool:
+        patience = self._calls.patience()
+        if patience != 0:
+            self._inbox.wait(patience)
+        if self._inbox.rung():
+            self._calls.models_arrived()
+        while (packet := self._inbox.packet_now()) is not None:
+            if not self._take_in(packet):
+                return False
+        return True
+
+    def _take_in(self, packet: bytes) -> bool:
+        for record in records.unpack(packet):
+            match record:
+                case records.Run():
+                    self._calls.arrive(record)
+                case records.ReleaseReply(offset=offset):
+                    self._replies.release(offset)
+                case other:
+                    raise ValueError(f"a record that the daemon does not send here: {other}")
+        return bool(packet)
+
+    # The thread of the control socket.
 
     def _serve_control(self) -> None:
+        while packet := self._control.recv(records.PACKET_LIMIT):
+            for record in records.unpack(packet):
+                match record:
+                    case records.Drop(lease=lease):
+                        self._drop(lease)
+                    case records.Cancel():
+                        self._cancel(record)
+                    case records.Command():
+                        self._command(record)
+                    case other:
+                        raise ValueError(f"a record that the daemon does not send here: {other}")
+
+    def _drop(self, lease: int) -> None:
+        self._executor.drop(lease)
+        with self._figures:
+            self._send(records.Dropped(lease, self._held()))
+
+    def _cancel(self, cancel: records.Cancel) -> None:
+        verdict = self._calls.cancellation.take_back(cancel.call, force=bool(cancel.force))
+        if verdict is Verdict.TAKEN:
+            self._send(records.Cancelled(cancel.call))
+            self._inbox.ring()  # others may have waited for it
+        elif verdict is Verdict.BUSY:
+            self._send(records.Begun(cancel.call))
+
+    def _command(self, command: records.Command) -> None:
+        """The place of everything that the daemon has done beside programs: the thread that loads models does it."""
+        payload = bytes(self._requests.view[command.offset : command.offset + command.size])
+        self._loader.command(payload, lambda answer: self._replies.tell(command.call, answer))
+
+    # The thread that loads models, and what all threads use.
+
+    def _open_models(self, device: Device) -> bytes:
+        """Loads the models that are wanted from the start, and reports."""
+        from remotegpu_server.backends import models
+        from remotegpu_server.backends.sessions import SessionOptions
+
+        from .loader import Loader
+
+        settings = self._settings
+        options = SessionOptions(
+            settings.threads, settings.max_batch, settings.provider_options, settings.session_options
+        )
+        models.check_device(device, options)
+        budget = settings.model_memory
+        if budget is None and settings.kind == "cuda":
+            budget = device.free_memory()
+        self._loader = Loader(device, options, budget, self._inbox.ring, lambda report: self._replies.tell(0, report))
+        return self._loader.open(bytes(self._requests.view[: settings.table_size]))
+
+    def _guarded(self, serve: Callable[[], None]) -> None:
         try:
-            while packet := self._control.recv(records.PACKET_LIMIT):
-                for record in records.unpack(packet):
-                    self._drop(record)
+            serve()
         except BaseException:  # as in the main thread, nobody would trust this process any more
             logger.exception("the worker ends")
             os._exit(1)
 
-    def _drop(self, record: records.Record) -> None:
-        if not isinstance(record, records.Drop):
-            raise ValueError(f"a record that the daemon does not send here: {record}")
-        self._executor.drop(record.lease)
-        with self._figures:
-            self._send(records.Dropped(record.lease, self._held()))
-
-    def _handle(self, record: records.Record) -> None:
-        match record:
-            case records.Run():
-                self._run(record)
-            case records.ReleaseReply(offset=offset):
-                self._replies.release(offset)
-            case other:
-                raise ValueError(f"a record that the daemon does not send here: {other}")
-
-    def _run(self, run: records.Run) -> None:
-        from .executor import Request
-        from .replies import Finished
-
-        started = time.monotonic_ns()
-        try:
-            slab = self._requests.view[run.offset :].toreadonly()
-            body_start = wire.aligned(run.program_size)
-            request = Request(
-                program=slab[: run.program_size],
-                body=slab[body_start : body_start + run.body_size],
-                lease=run.lease,
-                memory_limit=run.memory_limit,
-                result_limit=self._settings.arena_size,
-            )
-            if 0 < run.deadline_ns < started:
-                raise errors.DeadlineExceeded(deadline=0)  # nobody waits for it, so it is not run at all
-            self._finishing = run.lease if run.finish else 0
-            # No name for the outcome: its arrays must be gone when the lease's memory is dropped.
-            self._replies.succeed(Finished(run.call, started, self._executor.run(request)))
-            if run.finish:
-                self._executor.drop(run.lease)
-        except errors.Error as error:
-            self._finishing = 0  # it goes on
-            self._replies.fail(run.call, started, error)
-        self._finishing = 0
-        if self._replies.waits(run.call):
-            self._send(records.Parked(run.call))
-
     def _held(self) -> int:
         """Bytes held by leases that go on: what a finishing one holds is dropped as soon as its reply is out."""
-        return self._executor.memory.held(without=self._finishing)
+        return self._executor.memory.held(without=self._calls.finishing)
 
-    def _warm(self, model: int) -> None:
-        self._send(records.Warm(model))
+    def _has_run(self, model: str) -> None:
+        if model not in self._warm:
+            self._warm.add(model)
+            self._replies.warm(model)
 
     def _send(self, record: records.Record) -> None:
         self._socket.send(records.pack(record))
@@ -149,7 +204,7 @@ class Worker:
         self._send(records.Failed(0, len(text)))
 
 
-def _device(settings: WorkerSettings):  # type: ignore[no-untyped-def]  # the type's module is imported only here
+def _device(settings: WorkerSettings) -> Device:
     if settings.kind == "cpu":
         from remotegpu_server.backends.host import HostDevice
 

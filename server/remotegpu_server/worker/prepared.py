@@ -8,19 +8,43 @@ values. A function's handler sends the same program again and again; the last on
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from remotegpu import errors, program, wire
-from remotegpu.dtypes import from_number
+from remotegpu.dtypes import BYTES, from_number
 from remotegpu.opset import TABLE
+from remotegpu.strings import STRINGS
 from remotegpu.v1 import program_pb2 as pb
 from remotegpu_server.backends.models import Model
 from remotegpu_server.backends.operations import Implementation, implementation
+
+from .order import Touched
+
+
+class Loading:
+    """What stands for a model that is being loaded. Whoever loads it rings when it is there (or cannot be loaded), and
+    is asked again."""
+
+
+class Models(Protocol):
+    """The models that programs of a worker may run. A reference is `name`, `name:version` or `name:alias`."""
+
+    def output_names(self, reference: str) -> Sequence[str] | None:
+        """In the model's order, None if they are not known before it is loaded; loads nothing. Raises ModelNotFound."""
+
+    def get(self, reference: str, lease: int) -> Model | Loading:
+        """The model, which stays usable as long as somebody holds it. Raises ModelNotFound, or why it cannot be
+        loaded."""
+
+    def drop(self, lease: int) -> None:
+        """The lease is over. Any thread may say so."""
+
 
 # Programs remembered per worker, and the size up to which one is. Bytes.
 _REMEMBERED = 256
@@ -29,20 +53,32 @@ _SIZE_LIMIT = 16 * 1024
 
 @dataclass(frozen=True, slots=True)
 class LoadTensor:
-    """Bytes of the body as an array."""
+    """Bytes as an array: of the body, or of the "content" or "fetched" file of that number."""
 
     start: int
     end: int
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
+    source: str = "body"
+    number: int = 0
+    # `remotegpu.v1.Compression`, and the dtype of the bytes if it is another.
+    compression: int = 0
+    travels_as: np.dtype[Any] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Of the array."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)
 class LoadImage:
-    """Bytes of the body as a picture."""
+    """Bytes as a picture, from the same places."""
 
     start: int
     end: int
+    source: str = "body"
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +98,19 @@ class Operate:
 
 @dataclass(frozen=True, slots=True)
 class Infer:
-    """A model call; inputs are (name or "", node, port)."""
+    """A model call; inputs are (name or "", node, port). The model is looked up when the step runs: a program that is
+    remembered must not hold on to one that was unloaded."""
 
-    model: Model
+    reference: str
     inputs: tuple[tuple[str, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """One port of an earlier node, found by name."""
+    """One port of an earlier model call, found by name."""
 
     node: int
-    port: int
+    name: str
 
 
 Step = LoadTensor | LoadImage | Recall | Operate | Infer | Pick
@@ -81,18 +118,19 @@ Step = LoadTensor | LoadImage | Recall | Operate | Infer | Pick
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """An output: `names` are those of all ports of a model call, or None for one value."""
+    """An output: one value, or `every_port` of a model call."""
 
     node: int
     port: int
     fetch: bool
     keep: int
-    names: tuple[str, ...] | None
+    every_port: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A checked program. `last_uses`: by node, the nodes whose values nobody needs once it has run."""
+    """A checked program. `last_uses`: by node, the nodes whose values nobody needs once it has run; `touched`: the
+    handles of its lease that it reads or changes."""
 
     steps: tuple[Step, ...]
     names: tuple[str, ...]
@@ -100,84 +138,113 @@ class Prepared:
     free: tuple[int, ...]
     handles: tuple[tuple[int, int], ...]
     last_uses: Mapping[int, tuple[int, ...]]
+    touched: Touched
 
 
 class Preparer:
     """Prepares programs for one device and epoch, with a memory for those seen before."""
 
-    def __init__(self, models: Mapping[str, Model], device: int, epoch: int) -> None:
-        self._models = models
+    def __init__(self, device: int, epoch: int) -> None:
         self._device = device
         self._epoch = epoch
-        self._seen: OrderedDict[tuple[bytes, int], Prepared] = OrderedDict()
+        self._seen: OrderedDict[tuple[bytes, int, tuple[int, int]], Prepared] = OrderedDict()
 
-    def prepare(self, data: memoryview, body_size: int) -> Prepared:
-        """Raises ProtocolError, InvalidInput, ModelNotFound or LeaseLost."""
+    def prepare(self, data: memoryview, body_size: int, attached: tuple[int, int] = (0, 0)) -> Prepared:
+        """`attached`: how many contents and how many fetched files the call has. Raises ProtocolError, InvalidInput or
+        LeaseLost."""
         if len(data) > _SIZE_LIMIT:
-            return self._prepared(wire.parse(pb.Program, data), body_size)
-        key = (bytes(data), body_size)
+            return self._prepared(wire.parse(pb.Program, data), body_size, attached)
+        key = (bytes(data), body_size, attached)
         found = self._seen.get(key)
         if found is None:
-            found = self._seen[key] = self._prepared(wire.parse(pb.Program, key[0]), body_size)
+            found = self._seen[key] = self._prepared(wire.parse(pb.Program, key[0]), body_size, attached)
             if len(self._seen) > _REMEMBERED:
                 self._seen.popitem(last=False)
         else:
             self._seen.move_to_end(key)
         return found
 
-    def _prepared(self, message: pb.Program, body_size: int) -> Prepared:
+    def _prepared(self, message: pb.Program, body_size: int, attached: tuple[int, int]) -> Prepared:
         program.check(
             message,
             known=lambda name: implementation(name) is not None,
             body_size=body_size,
             epoch=self._epoch,
             device=self._device,
+            attached=attached,
         )
         nodes = message.nodes
-        steps = tuple(self._step(index, node, message) for index, node in enumerate(nodes))
+        steps = tuple(_step(index, node) for index, node in enumerate(nodes))
+        outputs = tuple(Wanted(o.ref.node, o.ref.port, o.fetch, o.keep, o.every_port) for o in message.outputs)
+        handles = tuple((index, step.handle) for index, step in enumerate(steps) if isinstance(step, Recall))
         return Prepared(
             steps=steps,
             names=tuple(map(_name, nodes)),
-            outputs=tuple(_wanted(output, steps) for output in message.outputs),
+            outputs=outputs,
             free=tuple(message.free),
-            handles=tuple((index, step.handle) for index, step in enumerate(steps) if isinstance(step, Recall)),
+            handles=handles,
             last_uses=_last_uses(message),
+            touched=Touched(
+                frozenset(handle for _, handle in handles),
+                frozenset([*message.free, *(wanted.keep for wanted in outputs if wanted.keep)]),
+            ),
         )
 
-    def _step(self, index: int, node: pb.Node, message: pb.Program) -> Step:
-        kind = node.WhichOneof("kind")
-        if kind == "tensor":
-            tensor, dtype = node.tensor, from_number(node.tensor.dtype)
-            assert dtype is not None, "checked before"
-            return LoadTensor(tensor.offset, tensor.offset + tensor.size, dtype, tuple(tensor.shape))
-        if kind == "image":
-            return LoadImage(node.image.offset, node.image.offset + node.image.size)
-        if kind == "handle":
-            return Recall(node.handle.id)
-        if kind == "model":
-            inputs = tuple((item.name, item.ref.node, item.ref.port) for item in node.model.inputs)
-            return Infer(self._model(index, node.model.model), inputs)
-        if kind == "named_port":
-            return self._pick(index, node.named_port, message)
-        run = implementation(node.operation.name)
-        assert run is not None, "checked before"
-        _check_arguments(index, node.operation)
-        return Operate(node.operation, run)
 
-    def _model(self, index: int, name: str) -> Model:
-        model = self._models.get(name)
-        if model is None:
-            raise errors.ModelNotFound(field=f"node {index}", limit=", ".join(self._models) or "none", given=name)
-        return model
+def check_models(prepared: Prepared, models: Models) -> None:
+    """Checks what can be told of a program's models without loading them.
 
-    def _pick(self, index: int, port: pb.NamedPort, message: pb.Program) -> Pick:
-        name = message.nodes[port.node].model.model
-        names = self._model(port.node, name).output_names
-        if port.name not in names:
-            raise errors.InvalidInput(
-                field=f"node {index}, output of model {name!r}", limit=", ".join(names), given=port.name
-            )
-        return Pick(port.node, names.index(port.name))
+    Raises ModelNotFound, or InvalidInput for an output that the model does not have."""
+    names: dict[int, Sequence[str] | None] = {}
+    for index, step in enumerate(prepared.steps):
+        if isinstance(step, Infer):
+            try:
+                names[index] = models.output_names(step.reference)
+            except errors.ModelNotFound as error:
+                raise errors.ModelNotFound(field=f"node {index}", limit=error.limit, given=error.given) from None
+        elif isinstance(step, Pick):
+            call, known = prepared.steps[step.node], names[step.node]
+            assert isinstance(call, Infer), "checked before"
+            if known is not None:
+                port_named(index, step, call.reference, known)
+
+
+def port_named(index: int, step: Pick, reference: str, names: Sequence[str]) -> int:
+    """Which of a model's outputs node `index` means. Raises InvalidInput if it has none of that name."""
+    if step.name not in names:
+        raise errors.InvalidInput(
+            field=f"node {index}, output of model {reference!r}", limit=", ".join(names), given=step.name
+        )
+    return names.index(step.name)
+
+
+def _step(index: int, node: pb.Node) -> Step:
+    kind = node.WhichOneof("kind")
+    if kind == "tensor":
+        tensor = node.tensor
+        dtype = STRINGS if tensor.dtype == BYTES else from_number(tensor.dtype)
+        assert dtype is not None, "checked before"
+        end, shape, travels_as = tensor.offset + tensor.size, tuple(tensor.shape), from_number(tensor.travels_as)
+        return LoadTensor(tensor.offset, end, dtype, shape, *_source(tensor), tensor.compression, travels_as)
+    if kind == "image":
+        return LoadImage(node.image.offset, node.image.offset + node.image.size, *_source(node.image))
+    if kind == "handle":
+        return Recall(node.handle.id)
+    if kind == "model":
+        inputs = tuple((item.name, item.ref.node, item.ref.port) for item in node.model.inputs)
+        return Infer(node.model.model, inputs)
+    if kind == "named_port":
+        return Pick(node.named_port.node, node.named_port.name)
+    run = implementation(node.operation.name)
+    assert run is not None, "checked before"
+    _check_arguments(index, node.operation)
+    return Operate(node.operation, run)
+
+
+def _source(item: pb.Tensor | pb.EncodedImage) -> tuple[str, int]:
+    if item.HasField("content"):
+        return "content", item.content
+    return ("fetched", item.fetched) if item.HasField("fetched") else ("body", 0)
 
 
 def _check_arguments(index: int, operation: pb.Operation) -> None:
@@ -203,12 +270,6 @@ def _check_arguments(index: int, operation: pb.Operation) -> None:
         # NumPy makes dtypes of text and lists too, among them those whose items are Python objects.
         if (name == "dtype" and kind not in {"dtype", "none"}) or (name == "device" and kind != "none"):
             raise refused(f"{name} as {kind}")
-
-
-def _wanted(output: pb.Output, steps: tuple[Step, ...]) -> Wanted:
-    step = steps[output.ref.node]
-    names = tuple(step.model.output_names) if output.every_port and isinstance(step, Infer) else None
-    return Wanted(output.ref.node, output.ref.port, output.fetch, output.keep, names)
 
 
 def _name(node: pb.Node) -> str:

@@ -4,10 +4,13 @@
 
 The daemon frees reply slabs as callers read them. A slow reader must not stop the worker, so a result that does not fit
 now keeps its arrays on the device and is written when slabs come back; the order between such results is kept.
+
+Results are the main thread's. Other threads send messages of their own (`tell`), which never wait for a result.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -16,12 +19,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from remotegpu import errors, wire
-from remotegpu.dtypes import from_number
+from remotegpu.dtypes import BYTES, from_number
 from remotegpu_server.backends.device import Device
-from remotegpu_server.records import Done
+from remotegpu_server.records import Answered, Done, Record, Warm
 from remotegpu_server.slabs import Arena, FreeList
 
-from .executor import Outcome, failure
+from .outcome import Outcome, failure
 
 _ZEROS = bytes(wire.ALIGNMENT)
 
@@ -42,7 +45,7 @@ class Replies:
         self,
         arena: Arena,
         device: Device,
-        send: Callable[[Done], None],
+        send: Callable[[Record], None],
         held: Callable[[], int],
         figures: AbstractContextManager[object],
     ) -> None:
@@ -54,6 +57,9 @@ class Replies:
         self._held = held
         self._figures = figures
         self._waiting: deque[Finished] = deque()
+        # Held for the allocator, and for messages that wait for room.
+        self._lock = threading.Lock()
+        self._untold: deque[tuple[Callable[[int, int], Record], bytes]] = deque()
 
     def succeed(self, finished: Finished) -> None:
         """Sends a result, now or when there is room. Raises InvalidInput if it is larger than the whole arena."""
@@ -77,15 +83,49 @@ class Replies:
 
     def put(self, data: bytes) -> int:
         """Stores bytes outside of any call, at the start of the worker's life."""
-        offset = self._free.allocate(len(data))
+        offset = self._allocate(len(data))
         assert offset is not None, "the arena is empty then"
         self._arena.view[offset : offset + len(data)] = data
         return offset
 
+    def tell(self, call: int, answer: bytes | errors.Error) -> None:
+        """Sends the answer to a command, or an error, now or when there is room. Any thread may call it."""
+        failed = isinstance(answer, errors.Error)
+        data = wire.error_detail(answer) if isinstance(answer, errors.Error) else answer
+        if wire.aligned(len(data)) > self._arena.size:
+            limit, given = f"at most {self._arena.size} bytes in one answer", f"{len(data)} bytes"
+            failed, data = True, wire.error_detail(errors.InvalidInput(field="answer", limit=limit, given=given))
+        self._say(lambda offset, size: Answered(call, int(failed), offset, size), data)
+
+    def warm(self, model: str) -> None:
+        """Tells that a program has run a model."""
+        self._say(Warm, model.encode())
+
+    def _say(self, record: Callable[[int, int], Record], data: bytes) -> None:
+        with self._lock:
+            self._untold.append((record, data))
+        self._tell()
+
     def release(self, offset: int) -> None:
         """The daemon has read the slab."""
-        self._free.free(offset)
+        with self._lock:
+            self._free.free(offset)
         self._flush()
+        self._tell()
+
+    def _allocate(self, size: int) -> int | None:
+        with self._lock:
+            return self._free.allocate(size)
+
+    def _tell(self) -> None:
+        while True:
+            with self._lock:
+                offset = self._free.allocate(len(self._untold[0][1])) if self._untold else None
+                if offset is None:
+                    return
+                record, data = self._untold.popleft()
+            self._arena.view[offset : offset + len(data)] = data
+            self._send(record(offset, len(data)))
 
     def _flush(self) -> None:
         while self._waiting and self._write(self._waiting[0]):
@@ -96,7 +136,7 @@ class Replies:
         head = outcome.error or outcome.result.SerializeToString()
         body_start = wire.aligned(len(head))
         body_size = sum(wire.aligned(value.size) for value, _ in outcome.fetched)
-        offset = self._free.allocate(body_start + body_size)
+        offset = self._allocate(body_start + body_size)
         if offset is None:
             return False
         start = self._device.mark()
@@ -104,7 +144,8 @@ class Replies:
             self._fill(self._arena.view[offset : offset + body_start + body_size], head, outcome)
             d2h = self._device.elapsed_ns(start, self._device.mark())
         except Exception as error:
-            self._free.free(offset)
+            with self._lock:
+                self._free.free(offset)
             told = failure(self._device, error, outcome.last_node, "fetch of the results")
             outcome.discard()
             finished.outcome = Outcome(error=wire.error_detail(told))
@@ -131,8 +172,11 @@ class Replies:
         body_start = wire.aligned(len(head))
         for value, array in outcome.fetched:
             where = body_start + value.offset
-            raw = np.frombuffer(slab[where : where + value.size], from_number(value.dtype))
-            self._device.download(array, raw.reshape(tuple(value.shape)))
+            raw = np.frombuffer(slab[where : where + value.size], from_number(value.dtype) or np.uint8)
+            if value.dtype == BYTES:
+                raw[:] = array  # on the host already
+            else:
+                self._device.download(array, raw.reshape(tuple(value.shape)))
             # The body travels with the gaps that align its values, and earlier replies, perhaps another tenant's, have
             # left their bytes there. The gap before the body does not travel.
             end, gap = where + value.size, -value.size % wire.ALIGNMENT

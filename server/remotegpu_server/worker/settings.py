@@ -19,13 +19,23 @@ class WorkerSettings:
     kind: str
     memory: int
     threads: int
-    models: str | None
+    # Bytes of the `remotegpu.v1.ModelTable` that lies at the start of the request arena until the worker is ready.
+    table_size: int
     # Descriptors of the call socket, the control socket and the arenas.
     socket: int
     control: int
     request_arena: int
     reply_arena: int
     arena_size: int
+    # Rows that one run of a model may have, seconds that a call waits for others, runs at once.
+    max_batch: int
+    max_delay: float
+    sessions: int
+    # Bytes that loaded models may take; None: no limit on CPU devices, what is free on GPUs.
+    model_memory: int | None
+    # Options of ONNX Runtime's execution provider and of its sessions.
+    provider_options: dict[str, str]
+    session_options: dict[str, str]
 
     def to_json(self) -> str:
         """For the command line."""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from remotegpu import config, errors
 from remotegpu._version import __version__
-from remotegpu.cli import leases, output, top
+from remotegpu.cli import leases, models, output, top
+from remotegpu.cli.bench import command as bench
 
 if TYPE_CHECKING:
     from remotegpu.client import Client
@@ -42,10 +43,12 @@ def _parser() -> argparse.ArgumentParser:
     server.add_argument("--tenant", help=f"for whom to act (default: ${config.TENANT_VARIABLE})")
     commands = parser.add_subparsers(dest="command", required=True)
     shown = leases.Command("show devices, leases and queue", top.add_arguments, top.run)
-    for name, command in {**leases.COMMANDS, "top": shown}.items():
+    listed = leases.Command("show or change which models are served", models.add_arguments, models.run)
+    for name, command in {**leases.COMMANDS, "models": listed, "top": shown}.items():
         added = commands.add_parser(name, parents=[server], help=command.help, description=command.help)
         command.add_arguments(added)
         added.set_defaults(run=command.run)
+    bench.add_arguments(commands.add_parser("bench", parents=[server], help=bench.HELP, description=bench.HELP))
     return parser
 
 
@@ -78,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     or no output, 75 busy, 130 interrupted."""
     options = _parser().parse_args(arguments)
     try:
+        if options.command == "bench":  # of connections of its own, also to servers of other kinds
+            return bench.run(options)
         with _client(options) as client:
             code: int = options.run(client, options)
             return code

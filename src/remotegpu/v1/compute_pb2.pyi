@@ -251,8 +251,11 @@ class TensorSignature(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     DTYPE_FIELD_NUMBER: builtins.int
     SHAPE_FIELD_NUMBER: builtins.int
+    UNKNOWN_RANK_FIELD_NUMBER: builtins.int
     name: builtins.str
     dtype: remotegpu.v1.program_pb2.DType.ValueType
+    unknown_rank: builtins.bool
+    """The model does not say how many dimensions there are; `shape` is empty then, as it is for a scalar."""
     @property
     def shape(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Size]: ...
     def __init__(
@@ -261,8 +264,9 @@ class TensorSignature(google.protobuf.message.Message):
         name: builtins.str = ...,
         dtype: remotegpu.v1.program_pb2.DType.ValueType = ...,
         shape: collections.abc.Iterable[global___Size] | None = ...,
+        unknown_rank: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["dtype", b"dtype", "name", b"name", "shape", b"shape"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["dtype", b"dtype", "name", b"name", "shape", b"shape", "unknown_rank", b"unknown_rank"]) -> None: ...
 
 global___TensorSignature = TensorSignature
 

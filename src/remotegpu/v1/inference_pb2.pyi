@@ -3,15 +3,65 @@
 isort:skip_file
 The Open Inference Protocol, version 2, as gRPC clients of KServe and Triton speak it: names and field numbers are the
 protocol's (github.com/kserve/open-inference-protocol, github.com/triton-inference-server/common), so that those clients
-work unchanged. Only what this server answers is here.
+work unchanged. Only what this server answers is here; of ModelConfig, only what clients read.
 """
 
 import builtins
+import collections.abc
 import google.protobuf.descriptor
+import google.protobuf.internal.containers
+import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
+import sys
 import typing
 
+if sys.version_info >= (3, 10):
+    import typing as typing_extensions
+else:
+    import typing_extensions
+
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
+
+class _DataType:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _DataTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_DataType.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    TYPE_INVALID: _DataType.ValueType  # 0
+    TYPE_BOOL: _DataType.ValueType  # 1
+    TYPE_UINT8: _DataType.ValueType  # 2
+    TYPE_UINT16: _DataType.ValueType  # 3
+    TYPE_UINT32: _DataType.ValueType  # 4
+    TYPE_UINT64: _DataType.ValueType  # 5
+    TYPE_INT8: _DataType.ValueType  # 6
+    TYPE_INT16: _DataType.ValueType  # 7
+    TYPE_INT32: _DataType.ValueType  # 8
+    TYPE_INT64: _DataType.ValueType  # 9
+    TYPE_FP16: _DataType.ValueType  # 10
+    TYPE_FP32: _DataType.ValueType  # 11
+    TYPE_FP64: _DataType.ValueType  # 12
+    TYPE_STRING: _DataType.ValueType  # 13
+    TYPE_BF16: _DataType.ValueType  # 14
+
+class DataType(_DataType, metaclass=_DataTypeEnumTypeWrapper): ...
+
+TYPE_INVALID: DataType.ValueType  # 0
+TYPE_BOOL: DataType.ValueType  # 1
+TYPE_UINT8: DataType.ValueType  # 2
+TYPE_UINT16: DataType.ValueType  # 3
+TYPE_UINT32: DataType.ValueType  # 4
+TYPE_UINT64: DataType.ValueType  # 5
+TYPE_INT8: DataType.ValueType  # 6
+TYPE_INT16: DataType.ValueType  # 7
+TYPE_INT32: DataType.ValueType  # 8
+TYPE_INT64: DataType.ValueType  # 9
+TYPE_FP16: DataType.ValueType  # 10
+TYPE_FP32: DataType.ValueType  # 11
+TYPE_FP64: DataType.ValueType  # 12
+TYPE_STRING: DataType.ValueType  # 13
+TYPE_BF16: DataType.ValueType  # 14
+global___DataType = DataType
 
 @typing.final
 class ServerLiveRequest(google.protobuf.message.Message):
@@ -37,3 +87,1088 @@ class ServerLiveResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["live", b"live"]) -> None: ...
 
 global___ServerLiveResponse = ServerLiveResponse
+
+@typing.final
+class ServerReadyRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___ServerReadyRequest = ServerReadyRequest
+
+@typing.final
+class ServerReadyResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    READY_FIELD_NUMBER: builtins.int
+    ready: builtins.bool
+    def __init__(
+        self,
+        *,
+        ready: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ready", b"ready"]) -> None: ...
+
+global___ServerReadyResponse = ServerReadyResponse
+
+@typing.final
+class ModelReadyRequest(google.protobuf.message.Message):
+    """In all requests, an empty version stands for the one that the server prefers."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    version: builtins.str
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        version: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "version", b"version"]) -> None: ...
+
+global___ModelReadyRequest = ModelReadyRequest
+
+@typing.final
+class ModelReadyResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    READY_FIELD_NUMBER: builtins.int
+    ready: builtins.bool
+    def __init__(
+        self,
+        *,
+        ready: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ready", b"ready"]) -> None: ...
+
+global___ModelReadyResponse = ModelReadyResponse
+
+@typing.final
+class ServerMetadataRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___ServerMetadataRequest = ServerMetadataRequest
+
+@typing.final
+class ServerMetadataResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    EXTENSIONS_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    version: builtins.str
+    @property
+    def extensions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Parts of the protocol beyond its core."""
+
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        version: builtins.str = ...,
+        extensions: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["extensions", b"extensions", "name", b"name", "version", b"version"]) -> None: ...
+
+global___ServerMetadataResponse = ServerMetadataResponse
+
+@typing.final
+class ModelMetadataRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    version: builtins.str
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        version: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "version", b"version"]) -> None: ...
+
+global___ModelMetadataRequest = ModelMetadataRequest
+
+@typing.final
+class ModelMetadataResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class TensorMetadata(google.protobuf.message.Message):
+        """-1 in a shape stands for any size."""
+
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        NAME_FIELD_NUMBER: builtins.int
+        DATATYPE_FIELD_NUMBER: builtins.int
+        SHAPE_FIELD_NUMBER: builtins.int
+        name: builtins.str
+        datatype: builtins.str
+        @property
+        def shape(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+        def __init__(
+            self,
+            *,
+            name: builtins.str = ...,
+            datatype: builtins.str = ...,
+            shape: collections.abc.Iterable[builtins.int] | None = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["datatype", b"datatype", "name", b"name", "shape", b"shape"]) -> None: ...
+
+    NAME_FIELD_NUMBER: builtins.int
+    VERSIONS_FIELD_NUMBER: builtins.int
+    PLATFORM_FIELD_NUMBER: builtins.int
+    INPUTS_FIELD_NUMBER: builtins.int
+    OUTPUTS_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    platform: builtins.str
+    @property
+    def versions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def inputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ModelMetadataResponse.TensorMetadata]: ...
+    @property
+    def outputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ModelMetadataResponse.TensorMetadata]: ...
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        versions: collections.abc.Iterable[builtins.str] | None = ...,
+        platform: builtins.str = ...,
+        inputs: collections.abc.Iterable[global___ModelMetadataResponse.TensorMetadata] | None = ...,
+        outputs: collections.abc.Iterable[global___ModelMetadataResponse.TensorMetadata] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["inputs", b"inputs", "name", b"name", "outputs", b"outputs", "platform", b"platform", "versions", b"versions"]) -> None: ...
+
+global___ModelMetadataResponse = ModelMetadataResponse
+
+@typing.final
+class InferParameter(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BOOL_PARAM_FIELD_NUMBER: builtins.int
+    INT64_PARAM_FIELD_NUMBER: builtins.int
+    STRING_PARAM_FIELD_NUMBER: builtins.int
+    DOUBLE_PARAM_FIELD_NUMBER: builtins.int
+    UINT64_PARAM_FIELD_NUMBER: builtins.int
+    bool_param: builtins.bool
+    int64_param: builtins.int
+    string_param: builtins.str
+    double_param: builtins.float
+    uint64_param: builtins.int
+    def __init__(
+        self,
+        *,
+        bool_param: builtins.bool = ...,
+        int64_param: builtins.int = ...,
+        string_param: builtins.str = ...,
+        double_param: builtins.float = ...,
+        uint64_param: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["bool_param", b"bool_param", "double_param", b"double_param", "int64_param", b"int64_param", "parameter_choice", b"parameter_choice", "string_param", b"string_param", "uint64_param", b"uint64_param"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["bool_param", b"bool_param", "double_param", b"double_param", "int64_param", b"int64_param", "parameter_choice", b"parameter_choice", "string_param", b"string_param", "uint64_param", b"uint64_param"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["parameter_choice", b"parameter_choice"]) -> typing.Literal["bool_param", "int64_param", "string_param", "double_param", "uint64_param"] | None: ...
+
+global___InferParameter = InferParameter
+
+@typing.final
+class InferTensorContents(google.protobuf.message.Message):
+    """Elements as numbers of the message, in C order: exactly one field is filled. Narrow integers travel in the field of their
+    sign with 32 bits; 16-bit floats cannot travel so.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BOOL_CONTENTS_FIELD_NUMBER: builtins.int
+    INT_CONTENTS_FIELD_NUMBER: builtins.int
+    INT64_CONTENTS_FIELD_NUMBER: builtins.int
+    UINT_CONTENTS_FIELD_NUMBER: builtins.int
+    UINT64_CONTENTS_FIELD_NUMBER: builtins.int
+    FP32_CONTENTS_FIELD_NUMBER: builtins.int
+    FP64_CONTENTS_FIELD_NUMBER: builtins.int
+    BYTES_CONTENTS_FIELD_NUMBER: builtins.int
+    @property
+    def bool_contents(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bool]: ...
+    @property
+    def int_contents(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    @property
+    def int64_contents(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    @property
+    def uint_contents(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    @property
+    def uint64_contents(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    @property
+    def fp32_contents(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]: ...
+    @property
+    def fp64_contents(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]: ...
+    @property
+    def bytes_contents(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]: ...
+    def __init__(
+        self,
+        *,
+        bool_contents: collections.abc.Iterable[builtins.bool] | None = ...,
+        int_contents: collections.abc.Iterable[builtins.int] | None = ...,
+        int64_contents: collections.abc.Iterable[builtins.int] | None = ...,
+        uint_contents: collections.abc.Iterable[builtins.int] | None = ...,
+        uint64_contents: collections.abc.Iterable[builtins.int] | None = ...,
+        fp32_contents: collections.abc.Iterable[builtins.float] | None = ...,
+        fp64_contents: collections.abc.Iterable[builtins.float] | None = ...,
+        bytes_contents: collections.abc.Iterable[builtins.bytes] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bool_contents", b"bool_contents", "bytes_contents", b"bytes_contents", "fp32_contents", b"fp32_contents", "fp64_contents", b"fp64_contents", "int64_contents", b"int64_contents", "int_contents", b"int_contents", "uint64_contents", b"uint64_contents", "uint_contents", b"uint_contents"]) -> None: ...
+
+global___InferTensorContents = InferTensorContents
+
+@typing.final
+class ModelInferRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class InferInputTensor(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        @typing.final
+        class ParametersEntry(google.protobuf.message.Message):
+            DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: builtins.int
+            VALUE_FIELD_NUMBER: builtins.int
+            key: builtins.str
+            @property
+            def value(self) -> global___InferParameter: ...
+            def __init__(
+                self,
+                *,
+                key: builtins.str = ...,
+                value: global___InferParameter | None = ...,
+            ) -> None: ...
+            def HasField(self, field_name: typing.Literal["value", b"value"]) -> builtins.bool: ...
+            def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+        NAME_FIELD_NUMBER: builtins.int
+        DATATYPE_FIELD_NUMBER: builtins.int
+        SHAPE_FIELD_NUMBER: builtins.int
+        PARAMETERS_FIELD_NUMBER: builtins.int
+        CONTENTS_FIELD_NUMBER: builtins.int
+        name: builtins.str
+        datatype: builtins.str
+        @property
+        def shape(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+        @property
+        def parameters(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, global___InferParameter]: ...
+        @property
+        def contents(self) -> global___InferTensorContents:
+            """Absent where raw_input_contents is used."""
+
+        def __init__(
+            self,
+            *,
+            name: builtins.str = ...,
+            datatype: builtins.str = ...,
+            shape: collections.abc.Iterable[builtins.int] | None = ...,
+            parameters: collections.abc.Mapping[builtins.str, global___InferParameter] | None = ...,
+            contents: global___InferTensorContents | None = ...,
+        ) -> None: ...
+        def HasField(self, field_name: typing.Literal["contents", b"contents"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["contents", b"contents", "datatype", b"datatype", "name", b"name", "parameters", b"parameters", "shape", b"shape"]) -> None: ...
+
+    @typing.final
+    class InferRequestedOutputTensor(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        @typing.final
+        class ParametersEntry(google.protobuf.message.Message):
+            DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: builtins.int
+            VALUE_FIELD_NUMBER: builtins.int
+            key: builtins.str
+            @property
+            def value(self) -> global___InferParameter: ...
+            def __init__(
+                self,
+                *,
+                key: builtins.str = ...,
+                value: global___InferParameter | None = ...,
+            ) -> None: ...
+            def HasField(self, field_name: typing.Literal["value", b"value"]) -> builtins.bool: ...
+            def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+        NAME_FIELD_NUMBER: builtins.int
+        PARAMETERS_FIELD_NUMBER: builtins.int
+        name: builtins.str
+        @property
+        def parameters(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, global___InferParameter]: ...
+        def __init__(
+            self,
+            *,
+            name: builtins.str = ...,
+            parameters: collections.abc.Mapping[builtins.str, global___InferParameter] | None = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["name", b"name", "parameters", b"parameters"]) -> None: ...
+
+    @typing.final
+    class ParametersEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        @property
+        def value(self) -> global___InferParameter: ...
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: global___InferParameter | None = ...,
+        ) -> None: ...
+        def HasField(self, field_name: typing.Literal["value", b"value"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    MODEL_NAME_FIELD_NUMBER: builtins.int
+    MODEL_VERSION_FIELD_NUMBER: builtins.int
+    ID_FIELD_NUMBER: builtins.int
+    PARAMETERS_FIELD_NUMBER: builtins.int
+    INPUTS_FIELD_NUMBER: builtins.int
+    OUTPUTS_FIELD_NUMBER: builtins.int
+    RAW_INPUT_CONTENTS_FIELD_NUMBER: builtins.int
+    model_name: builtins.str
+    model_version: builtins.str
+    id: builtins.str
+    """The caller's own, and sent back."""
+    @property
+    def parameters(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, global___InferParameter]: ...
+    @property
+    def inputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ModelInferRequest.InferInputTensor]: ...
+    @property
+    def outputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ModelInferRequest.InferRequestedOutputTensor]:
+        """None: all outputs."""
+
+    @property
+    def raw_input_contents(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """The bytes of each input, in the order of `inputs`."""
+
+    def __init__(
+        self,
+        *,
+        model_name: builtins.str = ...,
+        model_version: builtins.str = ...,
+        id: builtins.str = ...,
+        parameters: collections.abc.Mapping[builtins.str, global___InferParameter] | None = ...,
+        inputs: collections.abc.Iterable[global___ModelInferRequest.InferInputTensor] | None = ...,
+        outputs: collections.abc.Iterable[global___ModelInferRequest.InferRequestedOutputTensor] | None = ...,
+        raw_input_contents: collections.abc.Iterable[builtins.bytes] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["id", b"id", "inputs", b"inputs", "model_name", b"model_name", "model_version", b"model_version", "outputs", b"outputs", "parameters", b"parameters", "raw_input_contents", b"raw_input_contents"]) -> None: ...
+
+global___ModelInferRequest = ModelInferRequest
+
+@typing.final
+class ModelInferResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class InferOutputTensor(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        @typing.final
+        class ParametersEntry(google.protobuf.message.Message):
+            DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: builtins.int
+            VALUE_FIELD_NUMBER: builtins.int
+            key: builtins.str
+            @property
+            def value(self) -> global___InferParameter: ...
+            def __init__(
+                self,
+                *,
+                key: builtins.str = ...,
+                value: global___InferParameter | None = ...,
+            ) -> None: ...
+            def HasField(self, field_name: typing.Literal["value", b"value"]) -> builtins.bool: ...
+            def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+        NAME_FIELD_NUMBER: builtins.int
+        DATATYPE_FIELD_NUMBER: builtins.int
+        SHAPE_FIELD_NUMBER: builtins.int
+        PARAMETERS_FIELD_NUMBER: builtins.int
+        CONTENTS_FIELD_NUMBER: builtins.int
+        name: builtins.str
+        datatype: builtins.str
+        @property
+        def shape(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+        @property
+        def parameters(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, global___InferParameter]: ...
+        @property
+        def contents(self) -> global___InferTensorContents: ...
+        def __init__(
+            self,
+            *,
+            name: builtins.str = ...,
+            datatype: builtins.str = ...,
+            shape: collections.abc.Iterable[builtins.int] | None = ...,
+            parameters: collections.abc.Mapping[builtins.str, global___InferParameter] | None = ...,
+            contents: global___InferTensorContents | None = ...,
+        ) -> None: ...
+        def HasField(self, field_name: typing.Literal["contents", b"contents"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["contents", b"contents", "datatype", b"datatype", "name", b"name", "parameters", b"parameters", "shape", b"shape"]) -> None: ...
+
+    @typing.final
+    class ParametersEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        @property
+        def value(self) -> global___InferParameter: ...
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: global___InferParameter | None = ...,
+        ) -> None: ...
+        def HasField(self, field_name: typing.Literal["value", b"value"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    MODEL_NAME_FIELD_NUMBER: builtins.int
+    MODEL_VERSION_FIELD_NUMBER: builtins.int
+    ID_FIELD_NUMBER: builtins.int
+    PARAMETERS_FIELD_NUMBER: builtins.int
+    OUTPUTS_FIELD_NUMBER: builtins.int
+    RAW_OUTPUT_CONTENTS_FIELD_NUMBER: builtins.int
+    model_name: builtins.str
+    model_version: builtins.str
+    id: builtins.str
+    @property
+    def parameters(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, global___InferParameter]: ...
+    @property
+    def outputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ModelInferResponse.InferOutputTensor]: ...
+    @property
+    def raw_output_contents(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """The bytes of each output, in the order of `outputs`. This server always answers so."""
+
+    def __init__(
+        self,
+        *,
+        model_name: builtins.str = ...,
+        model_version: builtins.str = ...,
+        id: builtins.str = ...,
+        parameters: collections.abc.Mapping[builtins.str, global___InferParameter] | None = ...,
+        outputs: collections.abc.Iterable[global___ModelInferResponse.InferOutputTensor] | None = ...,
+        raw_output_contents: collections.abc.Iterable[builtins.bytes] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["id", b"id", "model_name", b"model_name", "model_version", b"model_version", "outputs", b"outputs", "parameters", b"parameters", "raw_output_contents", b"raw_output_contents"]) -> None: ...
+
+global___ModelInferResponse = ModelInferResponse
+
+@typing.final
+class ModelStreamInferResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ERROR_MESSAGE_FIELD_NUMBER: builtins.int
+    INFER_RESPONSE_FIELD_NUMBER: builtins.int
+    error_message: builtins.str
+    """If not empty, the request that infer_response names by its id has failed."""
+    @property
+    def infer_response(self) -> global___ModelInferResponse: ...
+    def __init__(
+        self,
+        *,
+        error_message: builtins.str = ...,
+        infer_response: global___ModelInferResponse | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["infer_response", b"infer_response"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["error_message", b"error_message", "infer_response", b"infer_response"]) -> None: ...
+
+global___ModelStreamInferResponse = ModelStreamInferResponse
+
+@typing.final
+class ModelConfigRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    version: builtins.str
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        version: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "version", b"version"]) -> None: ...
+
+global___ModelConfigRequest = ModelConfigRequest
+
+@typing.final
+class ModelConfigResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONFIG_FIELD_NUMBER: builtins.int
+    @property
+    def config(self) -> global___ModelConfig: ...
+    def __init__(
+        self,
+        *,
+        config: global___ModelConfig | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["config", b"config"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["config", b"config"]) -> None: ...
+
+global___ModelConfigResponse = ModelConfigResponse
+
+@typing.final
+class ModelInput(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    DATA_TYPE_FIELD_NUMBER: builtins.int
+    DIMS_FIELD_NUMBER: builtins.int
+    IS_SHAPE_TENSOR_FIELD_NUMBER: builtins.int
+    OPTIONAL_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    data_type: global___DataType.ValueType
+    is_shape_tensor: builtins.bool
+    optional: builtins.bool
+    @property
+    def dims(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        data_type: global___DataType.ValueType = ...,
+        dims: collections.abc.Iterable[builtins.int] | None = ...,
+        is_shape_tensor: builtins.bool = ...,
+        optional: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["data_type", b"data_type", "dims", b"dims", "is_shape_tensor", b"is_shape_tensor", "name", b"name", "optional", b"optional"]) -> None: ...
+
+global___ModelInput = ModelInput
+
+@typing.final
+class ModelOutput(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    DATA_TYPE_FIELD_NUMBER: builtins.int
+    DIMS_FIELD_NUMBER: builtins.int
+    IS_SHAPE_TENSOR_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    data_type: global___DataType.ValueType
+    is_shape_tensor: builtins.bool
+    @property
+    def dims(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        data_type: global___DataType.ValueType = ...,
+        dims: collections.abc.Iterable[builtins.int] | None = ...,
+        is_shape_tensor: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["data_type", b"data_type", "dims", b"dims", "is_shape_tensor", b"is_shape_tensor", "name", b"name"]) -> None: ...
+
+global___ModelOutput = ModelOutput
+
+@typing.final
+class ModelVersionPolicy(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class Latest(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        NUM_VERSIONS_FIELD_NUMBER: builtins.int
+        num_versions: builtins.int
+        def __init__(
+            self,
+            *,
+            num_versions: builtins.int = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["num_versions", b"num_versions"]) -> None: ...
+
+    @typing.final
+    class All(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        def __init__(
+            self,
+        ) -> None: ...
+
+    @typing.final
+    class Specific(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        VERSIONS_FIELD_NUMBER: builtins.int
+        @property
+        def versions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+        def __init__(
+            self,
+            *,
+            versions: collections.abc.Iterable[builtins.int] | None = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["versions", b"versions"]) -> None: ...
+
+    LATEST_FIELD_NUMBER: builtins.int
+    ALL_FIELD_NUMBER: builtins.int
+    SPECIFIC_FIELD_NUMBER: builtins.int
+    @property
+    def latest(self) -> global___ModelVersionPolicy.Latest: ...
+    @property
+    def all(self) -> global___ModelVersionPolicy.All: ...
+    @property
+    def specific(self) -> global___ModelVersionPolicy.Specific: ...
+    def __init__(
+        self,
+        *,
+        latest: global___ModelVersionPolicy.Latest | None = ...,
+        all: global___ModelVersionPolicy.All | None = ...,
+        specific: global___ModelVersionPolicy.Specific | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["all", b"all", "latest", b"latest", "policy_choice", b"policy_choice", "specific", b"specific"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["all", b"all", "latest", b"latest", "policy_choice", b"policy_choice", "specific", b"specific"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["policy_choice", b"policy_choice"]) -> typing.Literal["latest", "all", "specific"] | None: ...
+
+global___ModelVersionPolicy = ModelVersionPolicy
+
+@typing.final
+class ModelTransactionPolicy(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DECOUPLED_FIELD_NUMBER: builtins.int
+    decoupled: builtins.bool
+    """A request may have any number of replies. Never, here."""
+    def __init__(
+        self,
+        *,
+        decoupled: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["decoupled", b"decoupled"]) -> None: ...
+
+global___ModelTransactionPolicy = ModelTransactionPolicy
+
+@typing.final
+class ModelResponseCache(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ENABLE_FIELD_NUMBER: builtins.int
+    enable: builtins.bool
+    def __init__(
+        self,
+        *,
+        enable: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["enable", b"enable"]) -> None: ...
+
+global___ModelResponseCache = ModelResponseCache
+
+@typing.final
+class ModelConfig(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    PLATFORM_FIELD_NUMBER: builtins.int
+    VERSION_POLICY_FIELD_NUMBER: builtins.int
+    MAX_BATCH_SIZE_FIELD_NUMBER: builtins.int
+    INPUT_FIELD_NUMBER: builtins.int
+    OUTPUT_FIELD_NUMBER: builtins.int
+    DEFAULT_MODEL_FILENAME_FIELD_NUMBER: builtins.int
+    BACKEND_FIELD_NUMBER: builtins.int
+    MODEL_TRANSACTION_POLICY_FIELD_NUMBER: builtins.int
+    RESPONSE_CACHE_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    platform: builtins.str
+    max_batch_size: builtins.int
+    """Always 0: shapes are whole, and have no batch dimension that is left out."""
+    default_model_filename: builtins.str
+    backend: builtins.str
+    @property
+    def version_policy(self) -> global___ModelVersionPolicy: ...
+    @property
+    def input(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ModelInput]: ...
+    @property
+    def output(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ModelOutput]: ...
+    @property
+    def model_transaction_policy(self) -> global___ModelTransactionPolicy: ...
+    @property
+    def response_cache(self) -> global___ModelResponseCache: ...
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        platform: builtins.str = ...,
+        version_policy: global___ModelVersionPolicy | None = ...,
+        max_batch_size: builtins.int = ...,
+        input: collections.abc.Iterable[global___ModelInput] | None = ...,
+        output: collections.abc.Iterable[global___ModelOutput] | None = ...,
+        default_model_filename: builtins.str = ...,
+        backend: builtins.str = ...,
+        model_transaction_policy: global___ModelTransactionPolicy | None = ...,
+        response_cache: global___ModelResponseCache | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["model_transaction_policy", b"model_transaction_policy", "response_cache", b"response_cache", "version_policy", b"version_policy"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["backend", b"backend", "default_model_filename", b"default_model_filename", "input", b"input", "max_batch_size", b"max_batch_size", "model_transaction_policy", b"model_transaction_policy", "name", b"name", "output", b"output", "platform", b"platform", "response_cache", b"response_cache", "version_policy", b"version_policy"]) -> None: ...
+
+global___ModelConfig = ModelConfig
+
+@typing.final
+class ModelStatisticsRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    version: builtins.str
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        version: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "version", b"version"]) -> None: ...
+
+global___ModelStatisticsRequest = ModelStatisticsRequest
+
+@typing.final
+class StatisticDuration(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: builtins.int
+    NS_FIELD_NUMBER: builtins.int
+    count: builtins.int
+    ns: builtins.int
+    """Of all of them together."""
+    def __init__(
+        self,
+        *,
+        count: builtins.int = ...,
+        ns: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["count", b"count", "ns", b"ns"]) -> None: ...
+
+global___StatisticDuration = StatisticDuration
+
+@typing.final
+class InferStatistics(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SUCCESS_FIELD_NUMBER: builtins.int
+    FAIL_FIELD_NUMBER: builtins.int
+    QUEUE_FIELD_NUMBER: builtins.int
+    COMPUTE_INPUT_FIELD_NUMBER: builtins.int
+    COMPUTE_INFER_FIELD_NUMBER: builtins.int
+    COMPUTE_OUTPUT_FIELD_NUMBER: builtins.int
+    CACHE_HIT_FIELD_NUMBER: builtins.int
+    CACHE_MISS_FIELD_NUMBER: builtins.int
+    @property
+    def success(self) -> global___StatisticDuration: ...
+    @property
+    def fail(self) -> global___StatisticDuration: ...
+    @property
+    def queue(self) -> global___StatisticDuration: ...
+    @property
+    def compute_input(self) -> global___StatisticDuration: ...
+    @property
+    def compute_infer(self) -> global___StatisticDuration: ...
+    @property
+    def compute_output(self) -> global___StatisticDuration: ...
+    @property
+    def cache_hit(self) -> global___StatisticDuration: ...
+    @property
+    def cache_miss(self) -> global___StatisticDuration: ...
+    def __init__(
+        self,
+        *,
+        success: global___StatisticDuration | None = ...,
+        fail: global___StatisticDuration | None = ...,
+        queue: global___StatisticDuration | None = ...,
+        compute_input: global___StatisticDuration | None = ...,
+        compute_infer: global___StatisticDuration | None = ...,
+        compute_output: global___StatisticDuration | None = ...,
+        cache_hit: global___StatisticDuration | None = ...,
+        cache_miss: global___StatisticDuration | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["cache_hit", b"cache_hit", "cache_miss", b"cache_miss", "compute_infer", b"compute_infer", "compute_input", b"compute_input", "compute_output", b"compute_output", "fail", b"fail", "queue", b"queue", "success", b"success"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["cache_hit", b"cache_hit", "cache_miss", b"cache_miss", "compute_infer", b"compute_infer", "compute_input", b"compute_input", "compute_output", b"compute_output", "fail", b"fail", "queue", b"queue", "success", b"success"]) -> None: ...
+
+global___InferStatistics = InferStatistics
+
+@typing.final
+class InferBatchStatistics(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BATCH_SIZE_FIELD_NUMBER: builtins.int
+    COMPUTE_INPUT_FIELD_NUMBER: builtins.int
+    COMPUTE_INFER_FIELD_NUMBER: builtins.int
+    COMPUTE_OUTPUT_FIELD_NUMBER: builtins.int
+    batch_size: builtins.int
+    @property
+    def compute_input(self) -> global___StatisticDuration: ...
+    @property
+    def compute_infer(self) -> global___StatisticDuration: ...
+    @property
+    def compute_output(self) -> global___StatisticDuration: ...
+    def __init__(
+        self,
+        *,
+        batch_size: builtins.int = ...,
+        compute_input: global___StatisticDuration | None = ...,
+        compute_infer: global___StatisticDuration | None = ...,
+        compute_output: global___StatisticDuration | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["compute_infer", b"compute_infer", "compute_input", b"compute_input", "compute_output", b"compute_output"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["batch_size", b"batch_size", "compute_infer", b"compute_infer", "compute_input", b"compute_input", "compute_output", b"compute_output"]) -> None: ...
+
+global___InferBatchStatistics = InferBatchStatistics
+
+@typing.final
+class ModelStatistics(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    LAST_INFERENCE_FIELD_NUMBER: builtins.int
+    INFERENCE_COUNT_FIELD_NUMBER: builtins.int
+    EXECUTION_COUNT_FIELD_NUMBER: builtins.int
+    INFERENCE_STATS_FIELD_NUMBER: builtins.int
+    BATCH_STATS_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    version: builtins.str
+    last_inference: builtins.int
+    """Milliseconds since the epoch."""
+    inference_count: builtins.int
+    execution_count: builtins.int
+    @property
+    def inference_stats(self) -> global___InferStatistics: ...
+    @property
+    def batch_stats(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___InferBatchStatistics]: ...
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        version: builtins.str = ...,
+        last_inference: builtins.int = ...,
+        inference_count: builtins.int = ...,
+        execution_count: builtins.int = ...,
+        inference_stats: global___InferStatistics | None = ...,
+        batch_stats: collections.abc.Iterable[global___InferBatchStatistics] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["inference_stats", b"inference_stats"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["batch_stats", b"batch_stats", "execution_count", b"execution_count", "inference_count", b"inference_count", "inference_stats", b"inference_stats", "last_inference", b"last_inference", "name", b"name", "version", b"version"]) -> None: ...
+
+global___ModelStatistics = ModelStatistics
+
+@typing.final
+class ModelStatisticsResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_STATS_FIELD_NUMBER: builtins.int
+    @property
+    def model_stats(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ModelStatistics]: ...
+    def __init__(
+        self,
+        *,
+        model_stats: collections.abc.Iterable[global___ModelStatistics] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model_stats", b"model_stats"]) -> None: ...
+
+global___ModelStatisticsResponse = ModelStatisticsResponse
+
+@typing.final
+class ModelRepositoryParameter(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BOOL_PARAM_FIELD_NUMBER: builtins.int
+    INT64_PARAM_FIELD_NUMBER: builtins.int
+    STRING_PARAM_FIELD_NUMBER: builtins.int
+    BYTES_PARAM_FIELD_NUMBER: builtins.int
+    bool_param: builtins.bool
+    int64_param: builtins.int
+    string_param: builtins.str
+    bytes_param: builtins.bytes
+    def __init__(
+        self,
+        *,
+        bool_param: builtins.bool = ...,
+        int64_param: builtins.int = ...,
+        string_param: builtins.str = ...,
+        bytes_param: builtins.bytes = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["bool_param", b"bool_param", "bytes_param", b"bytes_param", "int64_param", b"int64_param", "parameter_choice", b"parameter_choice", "string_param", b"string_param"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["bool_param", b"bool_param", "bytes_param", b"bytes_param", "int64_param", b"int64_param", "parameter_choice", b"parameter_choice", "string_param", b"string_param"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["parameter_choice", b"parameter_choice"]) -> typing.Literal["bool_param", "int64_param", "string_param", "bytes_param"] | None: ...
+
+global___ModelRepositoryParameter = ModelRepositoryParameter
+
+@typing.final
+class RepositoryIndexRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REPOSITORY_NAME_FIELD_NUMBER: builtins.int
+    READY_FIELD_NUMBER: builtins.int
+    repository_name: builtins.str
+    """There is one repository, without a name."""
+    ready: builtins.bool
+    """Only models that take requests."""
+    def __init__(
+        self,
+        *,
+        repository_name: builtins.str = ...,
+        ready: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ready", b"ready", "repository_name", b"repository_name"]) -> None: ...
+
+global___RepositoryIndexRequest = RepositoryIndexRequest
+
+@typing.final
+class RepositoryIndexResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class ModelIndex(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        NAME_FIELD_NUMBER: builtins.int
+        VERSION_FIELD_NUMBER: builtins.int
+        STATE_FIELD_NUMBER: builtins.int
+        REASON_FIELD_NUMBER: builtins.int
+        name: builtins.str
+        version: builtins.str
+        state: builtins.str
+        """"READY", "LOADING", "UNAVAILABLE"."""
+        reason: builtins.str
+        def __init__(
+            self,
+            *,
+            name: builtins.str = ...,
+            version: builtins.str = ...,
+            state: builtins.str = ...,
+            reason: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["name", b"name", "reason", b"reason", "state", b"state", "version", b"version"]) -> None: ...
+
+    MODELS_FIELD_NUMBER: builtins.int
+    @property
+    def models(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___RepositoryIndexResponse.ModelIndex]: ...
+    def __init__(
+        self,
+        *,
+        models: collections.abc.Iterable[global___RepositoryIndexResponse.ModelIndex] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["models", b"models"]) -> None: ...
+
+global___RepositoryIndexResponse = RepositoryIndexResponse
+
+@typing.final
+class RepositoryModelLoadRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class ParametersEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        @property
+        def value(self) -> global___ModelRepositoryParameter: ...
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: global___ModelRepositoryParameter | None = ...,
+        ) -> None: ...
+        def HasField(self, field_name: typing.Literal["value", b"value"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    REPOSITORY_NAME_FIELD_NUMBER: builtins.int
+    MODEL_NAME_FIELD_NUMBER: builtins.int
+    PARAMETERS_FIELD_NUMBER: builtins.int
+    repository_name: builtins.str
+    model_name: builtins.str
+    @property
+    def parameters(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, global___ModelRepositoryParameter]:
+        """"config": a ModelConfig as JSON; "file:<version>/<name>": the bytes of a file."""
+
+    def __init__(
+        self,
+        *,
+        repository_name: builtins.str = ...,
+        model_name: builtins.str = ...,
+        parameters: collections.abc.Mapping[builtins.str, global___ModelRepositoryParameter] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model_name", b"model_name", "parameters", b"parameters", "repository_name", b"repository_name"]) -> None: ...
+
+global___RepositoryModelLoadRequest = RepositoryModelLoadRequest
+
+@typing.final
+class RepositoryModelLoadResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___RepositoryModelLoadResponse = RepositoryModelLoadResponse
+
+@typing.final
+class RepositoryModelUnloadRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class ParametersEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        @property
+        def value(self) -> global___ModelRepositoryParameter: ...
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: global___ModelRepositoryParameter | None = ...,
+        ) -> None: ...
+        def HasField(self, field_name: typing.Literal["value", b"value"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    REPOSITORY_NAME_FIELD_NUMBER: builtins.int
+    MODEL_NAME_FIELD_NUMBER: builtins.int
+    PARAMETERS_FIELD_NUMBER: builtins.int
+    repository_name: builtins.str
+    model_name: builtins.str
+    @property
+    def parameters(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, global___ModelRepositoryParameter]: ...
+    def __init__(
+        self,
+        *,
+        repository_name: builtins.str = ...,
+        model_name: builtins.str = ...,
+        parameters: collections.abc.Mapping[builtins.str, global___ModelRepositoryParameter] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model_name", b"model_name", "parameters", b"parameters", "repository_name", b"repository_name"]) -> None: ...
+
+global___RepositoryModelUnloadRequest = RepositoryModelUnloadRequest
+
+@typing.final
+class RepositoryModelUnloadResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___RepositoryModelUnloadResponse = RepositoryModelUnloadResponse

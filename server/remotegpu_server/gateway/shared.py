@@ -1,0 +1,186 @@
+# SPDX-FileCopyrightText: 2026 The remotegpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""Slots for calls that come without a lease.
+
+The calls of one tenant to one model share a slot of each device that they run on, so that many of them can be put
+together into one batch and none of them waits for the scheduler. A slot that was just used stays for a moment, since
+the next call is often near; but nobody ever waits for an idle one: whoever asks the scheduler for anything ends those
+first. While somebody waits in the queue, calls do not share but wait behind: a slot that is always in use would never
+end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import dataclass
+
+from remotegpu import errors
+from remotegpu_server import scheduler
+
+from .leases import Held, Leases
+
+# How long an idle slot stays. Seconds.
+_LINGER = 0.5
+# After it was refused, another device is not asked for again for so long. Seconds.
+_REFUSAL_HOLDS = 0.05
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """A slot of one device. `calls`: those that it is in use for."""
+
+    held: Held
+    key: tuple[str, str]
+    calls: int = 0
+    # It serves one call only, and ends with it.
+    single: bool = False
+
+    @property
+    def device(self) -> int:
+        """The device's index."""
+        return self.held.devices[0]
+
+
+@dataclass(slots=True)
+class _Asking:
+    """The scheduler is asked for the first slot of a key, for so many callers."""
+
+    task: asyncio.Task[Slot]
+    callers: int = 0
+
+
+class SharedSlots:
+    """All such slots of a daemon. `devices`: how many there are; `limit`: calls that may share one slot."""
+
+    def __init__(self, leases: Leases, devices: int, limit: int) -> None:
+        self._leases = leases
+        self._devices = devices
+        self._limit = limit
+        # By tenant and model; at most one for each device.
+        self._slots: dict[tuple[str, str], list[Slot]] = {}
+        # Under way, so that calls that come together ask once.
+        self._asking: dict[tuple[str, str], _Asking] = {}
+        self._idle: set[Slot] = set()
+        self._refused_until = 0.0
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        leases.make_room = self.end_idle
+
+    async def take(self, tenant: str, model: str, patience: float) -> Slot:
+        """A slot for one call, after at most `patience` seconds in the queue; `give_back` follows.
+
+        Raises Busy, Impossible, or QueueFull when too many calls share."""
+        key = tenant, model
+        while True:
+            if self._leases.someone_waits and key not in self._asking:
+                return Slot(await self._ask(key, patience), key, calls=1, single=True)
+            slot = self._least_used(key)
+            if slot is None:
+                slot = await self._first(key, patience)
+                if not self._leases.is_active(slot.held):
+                    continue  # somebody else came first, for whom it was only idle
+            elif slot.calls:
+                slot = await self._another(key) or slot
+            if slot.calls >= self._limit:
+                why = f"its queue is full: {slot.calls} calls of this model wait for device {slot.device}"
+                raise errors.QueueFull(why=why)
+            slot.calls += 1
+            self._idle.discard(slot)
+            return slot
+
+    def give_back(self, slot: Slot) -> None:
+        """The call is over, and its worker has nothing more to do with it."""
+        slot.calls -= 1
+        if slot.calls:
+            return
+        if slot.single or self._leases.someone_waits:
+            self._end(slot)
+            return
+        self._idle.add(slot)
+        if self._timer is None:
+            self._timer = self._loop.call_later(_LINGER, self._sweep)
+
+    def end_idle(self) -> None:
+        """Ends the slots that are not in use."""
+        for slot in list(self._idle):
+            self._end(slot)
+
+    def _least_used(self, key: tuple[str, str]) -> Slot | None:
+        slots = self._slots.get(key)
+        if not slots:
+            return None
+        slot = slots[0] if len(slots) == 1 else min(slots, key=_calls)
+        if self._leases.is_active(slot.held):
+            return slot
+        self._forget(slot)  # its device has failed
+        return self._least_used(key)
+
+    async def _first(self, key: tuple[str, str], patience: float) -> Slot:
+        asking = self._asking.get(key)
+        if asking is None:
+            asking = self._asking[key] = _Asking(self._loop.create_task(self._add(key, patience)))
+            asking.task.add_done_callback(lambda _: self._asking.pop(key))
+        asking.callers += 1
+        try:
+            # Shielded: one caller that gives up must not take the answer from the others.
+            return await asyncio.shield(asking.task)
+        except asyncio.CancelledError:
+            if asking.callers == 1:
+                asking.task.cancel()  # nobody is left for whom it has a place in the queue
+            raise
+        finally:
+            asking.callers -= 1
+
+    async def _add(self, key: tuple[str, str], patience: float) -> Slot:
+        slot = Slot(await self._ask(key, patience), key)
+        self._slots.setdefault(key, []).append(slot)
+        self._idle.add(slot)  # until a call takes it, which may have given up
+        if self._timer is None:
+            self._timer = self._loop.call_later(_LINGER, self._sweep)
+        return slot
+
+    async def _another(self, key: tuple[str, str]) -> Slot | None:
+        """A slot of a device that the key does not use yet, if one is free now."""
+        slots = self._slots[key]
+        if len(slots) >= self._devices or self._loop.time() < self._refused_until:
+            return None
+        try:
+            held = await self._ask(key, 0.0)
+        except (errors.Busy, errors.LeaseError):
+            self._refused_until = self._loop.time() + _REFUSAL_HOLDS
+            return None
+        slot = Slot(held, key)
+        if any(slot.device == other.device for other in slots):
+            self._leases.finish(held, clean=True)
+            self._refused_until = self._loop.time() + _REFUSAL_HOLDS
+            return None
+        slots.append(slot)
+        return slot
+
+    async def _ask(self, key: tuple[str, str], patience: float) -> Held:
+        # It ends with its calls, whose deadlines bound it, so no clock of its own is kept.
+        tenant, model = key
+        request = scheduler.Request(tenant, idle_ttl=math.inf, model=model, one_call=True)
+        return await self._leases.alloc(request, patience)
+
+    def _sweep(self) -> None:
+        self._timer = None
+        self.end_idle()
+
+    def _end(self, slot: Slot) -> None:
+        self._forget(slot)
+        if self._leases.is_active(slot.held):
+            self._leases.finish(slot.held, clean=True)
+
+    def _forget(self, slot: Slot) -> None:
+        self._idle.discard(slot)
+        slots = self._slots.get(slot.key)
+        if slots is not None and slot in slots:
+            slots.remove(slot)
+            if not slots:
+                del self._slots[slot.key]
+
+
+def _calls(slot: Slot) -> int:
+    return slot.calls

@@ -1,0 +1,386 @@
+# SPDX-FileCopyrightText: 2026 The remotegpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""Long-lived streams: many small calls of one client at once, without a call of gRPC's own for each.
+
+A client outlives its streams: when one breaks, programs that a worker has go on, and their answers wait for the next
+stream (`call_log`). What had not begun is taken back, above all a place in the queue, and begins anew when it is sent
+again. After `_RESUMED_WITHIN` seconds nobody seems to come back, and the programs are cancelled too; after
+`_REMEMBERED` seconds the client is forgotten.
+
+What a stream may hold of this process is bounded: frames by size, calls by number, and a peer that does not read is cut
+off; while too much waits to be sent, nothing more is read from that stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+
+from remotegpu import errors, wire
+from remotegpu.v1 import stream_pb2
+
+from .bounds import CALL_LIMIT, MOST_STREAMS, STREAM_CALLS, STREAM_FRAME_LIMIT
+from .call_log import CallLog, Known
+
+logger = logging.getLogger("remotegpu.gateway")
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+UnaryMethod = Callable[[bytes, str], Awaitable[bytes]]
+# How long a stream may take for its first frame, to accept a frame of ours, and to be of no use. Seconds.
+_HELLO_PATIENCE = 30.0
+_SEND_PATIENCE = 10.0
+_IDLE = 300.0
+# Between two looks at these times. Seconds.
+_WATCH_PERIOD = 2.0
+# How long the programs of a client without a stream go on, how long it is remembered, and how many such. Seconds.
+_RESUMED_WITHIN = 5.0
+_REMEMBERED = 60.0
+_CLIENTS_REMEMBERED = 1024
+# Bytes that may wait to be sent before no more is read.
+_BACKLOG = 1024 * 1024
+_ID_SIZE = 16
+
+
+@dataclass(slots=True)
+class Asked:
+    """A call as it arrived: views of one message. `method` is empty for a program."""
+
+    method: str
+    header: memoryview
+    middle: memoryview
+    body: memoryview
+
+
+class RunProgram(Protocol):
+    """Answers a program with a frame that begins with the envelope. `submitted` is called when a worker has it."""
+
+    def __call__(
+        self, asked: Asked, tenant: str, envelope: bytes, submitted: Callable[[], None]
+    ) -> Awaitable[bytes]: ...
+
+
+class Streams:
+    """All clients with streams. `methods`: unary methods by name; `program`: what answers a program."""
+
+    def __init__(self, methods: Mapping[str, UnaryMethod], program: RunProgram) -> None:
+        self.methods = methods
+        self.program = program
+        # Tells a restarted server from this one.
+        self.boot = secrets.token_bytes(16)
+        # Under way on all streams.
+        self.calls = 0
+        self._clients: dict[tuple[str, bytes], Client] = {}
+        self._gone: OrderedDict[tuple[str, bytes], asyncio.TimerHandle] = OrderedDict()
+        self._streams: set[Stream] = set()
+        self._draining = False
+        self._watch_timer: asyncio.TimerHandle | None = None
+
+    async def serve(self, tenant: str, context: Context) -> None:
+        """One stream, from its first frame to its end. Raises errors of the tree for what is wrong with the stream as a
+        whole."""
+        if self._draining:
+            raise errors.Unavailable(why="it is draining before a stop")
+        if len(self._streams) >= MOST_STREAMS:
+            raise errors.Unavailable(why=f"{MOST_STREAMS} streams are open already")
+        stream = Stream(self, context, tenant)
+        self._streams.add(stream)
+        if self._watch_timer is None:
+            self._watch()
+        try:
+            await stream.serve()
+        finally:
+            self._streams.discard(stream)
+
+    def client(self, tenant: str, identity: bytes) -> Client:
+        """The client of that tenant and id, made if it is new."""
+        key = tenant, identity
+        timer = self._gone.pop(key, None)
+        if timer is not None:
+            timer.cancel()
+        found = self._clients.get(key)
+        if found is None:
+            found = self._clients[key] = Client(self, tenant, identity)
+        return found
+
+    def left(self, client: Client) -> None:
+        """The client has no stream any more."""
+        key, loop = (client.tenant, client.identity), asyncio.get_running_loop()
+        self._gone[key] = loop.call_later(_REMEMBERED, self._forget, key)
+        loop.call_later(_RESUMED_WITHIN, client.end_if_gone)
+        if len(self._gone) > _CLIENTS_REMEMBERED:
+            self._forget(next(iter(self._gone)))
+
+    def _forget(self, key: tuple[str, bytes]) -> None:
+        self._gone.pop(key).cancel()
+        self._clients.pop(key).end()
+
+    def go_away(self) -> None:
+        """The server is about to stop: clients are asked for no new calls, and streams end with those under way."""
+        self._draining = True
+        for stream in list(self._streams):
+            stream.go_away()
+
+    def _watch(self) -> None:
+        """Looks at all streams now and then: a timer for each frame would cost more than the frame."""
+        self._watch_timer = None
+        loop = asyncio.get_running_loop()
+        for stream in list(self._streams):
+            stream.watch(loop.time())
+        if self._streams:
+            self._watch_timer = loop.call_later(_WATCH_PERIOD, self._watch)
+
+
+class Client:
+    """One client: its calls, and the stream that it has now."""
+
+    def __init__(self, streams: Streams, tenant: str, identity: bytes) -> None:
+        self.tenant = tenant
+        self.identity = identity
+        self._log = CallLog()
+        self._streams = streams
+        self._stream: Stream | None = None
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        # Calls that a worker has.
+        self._submitted: set[int] = set()
+
+    @property
+    def running(self) -> int:
+        """Calls under way."""
+        return len(self._tasks)
+
+    def attach(self, stream: Stream) -> None:
+        """A stream has begun; one before it is of no use any more."""
+        if self._stream is not None:
+            self._stream.end(errors.Unavailable(why="the same client has begun another stream"))
+        self._stream = stream
+
+    def detach(self, stream: Stream) -> None:
+        """The stream has ended: what no worker has is taken back."""
+        if self._stream is not stream:
+            return
+        self._stream = None
+        for call in [call for call in self._tasks if call not in self._submitted]:
+            self._log.withdraw(call)
+            self._tasks.pop(call).cancel()
+        self._streams.left(self)
+
+    def end_if_gone(self) -> None:
+        """Ends what a client that has no stream now had asked for."""
+        if self._stream is None:
+            self.end()
+
+    def end(self) -> None:
+        """Nobody asks for answers any more."""
+        for task in self._tasks.values():
+            task.cancel()
+
+    async def receive(self, message: bytes) -> None:
+        """A frame of the client's. Raises ProtocolError."""
+        if len(message) > STREAM_FRAME_LIMIT:
+            raise errors.ProtocolError(
+                what=f"a frame of {len(message)} bytes, at most {STREAM_FRAME_LIMIT} on a stream: RunStream takes more"
+            )
+        head, header, middle, body = wire.split_frame(message)
+        envelope = wire.parse(stream_pb2.Envelope, head)
+        call = envelope.call
+        if not call and envelope.HasField("hello"):
+            return
+        if not call:
+            raise errors.ProtocolError(what="a frame without the number of a call")
+        if envelope.acknowledged:
+            self._log.acknowledge(envelope.acknowledged)
+        if envelope.cancel:
+            task = self._tasks.get(call)
+            if task is not None:
+                task.cancel()
+            return
+        known = self._log.begin(call)
+        if known is Known.NEW:
+            self._begin(call, Asked(envelope.method, header, middle, body))
+        elif known is Known.GONE:
+            await self._send(_failure(call, errors.OutcomeUnknown(call=call)))
+        elif isinstance(known, bytes):
+            await self._send(known)
+
+    def _begin(self, call: int, asked: Asked) -> None:
+        self._streams.calls += 1
+        self._tasks[call] = asyncio.create_task(self._run(call, asked))
+
+    async def _run(self, call: int, asked: Asked) -> None:
+        answer: bytes | None = None
+        try:
+            self._check_load()
+            answer = await self._answer(call, asked)
+        except errors.Error as error:
+            answer = _failure(call, error)
+        except asyncio.CancelledError:
+            pass  # this task is nobody else's: it was cancelled here, and it ends here
+        except Exception as error:
+            logger.exception("call %d of a stream failed", call)
+            answer = _failure(call, errors.UnknownRemoteError(kind="INTERNAL", why=type(error).__name__))
+        self._streams.calls -= 1
+        if self._tasks.get(call) is not asyncio.current_task():
+            return  # taken back, and perhaps begun anew
+        del self._tasks[call]
+        self._submitted.discard(call)
+        # Nobody waits for a cancelled one, but its number must stay used.
+        self._log.settle(call, answer or _failure(call, errors.OutcomeUnknown(call=call)))
+        if answer is not None:
+            await self._send(answer)
+        if self._stream is not None:
+            self._stream.settled()
+
+    def _check_load(self) -> None:
+        if len(self._tasks) > STREAM_CALLS or self._streams.calls > CALL_LIMIT:
+            why = f"{len(self._tasks)} calls of this client and {self._streams.calls} in all are under way on streams"
+            raise errors.Unavailable(why=why)
+
+    async def _answer(self, call: int, asked: Asked) -> bytes:
+        envelope = wire.call_envelope(call)
+        if not asked.method:
+            return await self._streams.program(asked, self.tenant, envelope, lambda: self._submitted.add(call))
+        method = self._streams.methods.get(asked.method)
+        if method is None:
+            raise errors.ProtocolError(what=f"there is no unary method {asked.method[:80]!r}")
+        return wire.join(b"", await method(bytes(asked.middle), self.tenant), envelope=envelope)
+
+    async def _send(self, frame: bytes) -> None:
+        if self._stream is not None:
+            await self._stream.send(frame)
+
+
+class Stream:
+    """One stream of one client."""
+
+    def __init__(self, streams: Streams, context: Context, tenant: str) -> None:
+        self._streams = streams
+        # Typed loosely: `read` and `write` of grpc.aio are not in its stubs.
+        self._context: Any = context
+        self._tenant = tenant
+        self._client: Client | None = None
+        self._unsent: deque[bytes] = deque()
+        self._backlog = 0
+        self._room = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._used = self._loop.time()
+        # When the write that is under way began.
+        self._writing: float | None = None
+        self._leaving = False
+        self._broken = False
+        self._serving = asyncio.current_task()
+        # We end the stream, and why: None is well.
+        self._ended = False
+        self._why: errors.Error | None = None
+
+    async def serve(self) -> None:
+        """Reads until the client ends the stream, or we do. Raises ProtocolError, DeadlineExceeded or Unavailable."""
+        try:
+            await self._converse()
+        except asyncio.CancelledError:
+            if not self._ended:
+                raise  # the client has gone, or the server stops
+        finally:
+            self._serving = None
+            self._broken = True
+            self._room.set()
+            if self._client is not None:
+                self._client.detach(self)
+        if self._why is not None:
+            raise self._why
+
+    async def _converse(self) -> None:
+        client, message = await self._hello()
+        while message is not grpc.aio.EOF:  # type: ignore[attr-defined]  # the stubs lack it
+            self._used = self._loop.time()
+            await client.receive(message)
+            while self._backlog > _BACKLOG:
+                self._room.clear()
+                await self._room.wait()
+            message = await self._context.read()
+        self._leaving = True
+        if client.running:
+            await self._loop.create_future()  # the last answer ends this stream: `settled`
+
+    async def _hello(self) -> tuple[Client, bytes]:
+        """The client, and the first frame, which may be a call too."""
+        try:
+            async with asyncio.timeout(_HELLO_PATIENCE):
+                message = await self._context.read()
+        except TimeoutError:
+            raise errors.DeadlineExceeded(deadline=_HELLO_PATIENCE) from None
+        if message is grpc.aio.EOF:  # type: ignore[attr-defined]  # the stubs lack it
+            raise errors.ProtocolError(what="a stream without a frame")
+        envelope = wire.parse(stream_pb2.Envelope, wire.split_frame(message)[0])
+        if len(envelope.hello.id) != _ID_SIZE:
+            raise errors.ProtocolError(what="a stream that does not begin with the client's id")
+        self._client = self._streams.client(self._tenant, envelope.hello.id)
+        self._client.attach(self)
+        hello = stream_pb2.Hello(id=self._streams.boot, most_calls=STREAM_CALLS)
+        await self.send(wire.join(b"", b"", envelope=stream_pb2.Envelope(hello=hello).SerializeToString()))
+        return self._client, message
+
+    async def send(self, frame: bytes) -> None:
+        """Sends a frame, behind those that wait. One task writes at a time; the others leave their frames to it."""
+        if self._broken:
+            return
+        self._unsent.append(frame)
+        self._backlog += len(frame)
+        if self._writing is not None:
+            return
+        try:
+            while self._unsent:
+                self._writing = self._loop.time()
+                await self._context.write(self._unsent[0])
+                self._backlog -= len(self._unsent.popleft())
+        except (grpc.aio.BaseError, RuntimeError, asyncio.InvalidStateError) as error:
+            # The stream is over, which its reader hears too; the answers are in the log.
+            logger.debug("a stream broke: %s", error)
+            self._broken = True
+        finally:
+            self._writing = None
+        if not self._room.is_set():
+            self._room.set()
+
+    def settled(self) -> None:
+        """A call of the client is over."""
+        if self._leaving and self._client is not None and not self._client.running:
+            self.end(None)
+
+    def end(self, why: errors.Error | None) -> None:
+        """Ends the stream from our side."""
+        if self._serving is not None and not self._ended:
+            self._ended, self._why = True, why
+            self._serving.cancel()
+
+    def go_away(self) -> None:
+        """Asks for no new calls; the stream ends with those under way."""
+        if self._client is None:
+            self.end(errors.Unavailable(why="it is draining before a stop"))
+        elif not self._leaving:
+            self._leaving = True
+            task = self._loop.create_task(self._say_go_away())
+            task.add_done_callback(lambda _: self.settled())
+
+    async def _say_go_away(self) -> None:
+        await self.send(wire.join(b"", b"", envelope=stream_pb2.Envelope(go_away=True).SerializeToString()))
+
+    def watch(self, now: float) -> None:
+        """Ends a stream whose client does not read, and one that was of no use for long."""
+        if self._writing is not None and now - self._writing > _SEND_PATIENCE:
+            logger.warning("a client of tenant %s does not read: its stream is ended", self._tenant)
+            self.end(errors.DeadlineExceeded(deadline=_SEND_PATIENCE))
+        elif self._client is not None and not self._client.running and now - self._used > _IDLE:
+            self.go_away()
+
+
+def _failure(call: int, error: errors.Error) -> bytes:
+    envelope = stream_pb2.Envelope(call=call, error=wire.error_message(error))
+    return wire.join(b"", b"", envelope=envelope.SerializeToString())

@@ -1,0 +1,144 @@
+# SPDX-FileCopyrightText: 2026 The remotegpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""The gRPC face of the standard door: methods, bytes in and out, refusals to status."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeAlias, TypeVar
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from remotegpu import errors, wire
+from remotegpu.v1 import inference_pb2 as pb
+from remotegpu_server.gateway.identity import tenant_of
+
+from . import config
+from .calls import TEXT_LIMIT, InferCalls
+from .infer import Inference
+from .refusals import Refused, invalid, refused
+from .repository import RepositoryCalls
+from .stream import Context, Streams
+
+SERVICE = "inference.GRPCInferenceService"
+
+M = TypeVar("M", bound=Message)
+Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
+
+
+class InferenceService:
+    """Answers calls of `inference.GRPCInferenceService`."""
+
+    def __init__(self, inference: Inference, room: int) -> None:
+        """`room`: requests that all streams together may have under way."""
+        self._inference = inference
+        self._calls = InferCalls(inference)
+        self._repository = RepositoryCalls(inference)
+        self.streams = Streams(self._calls, room)
+
+    def handler(self) -> grpc.GenericRpcHandler[bytes, bytes]:
+        """For `grpc.aio.Server.add_generic_rpc_handlers`. Messages stay bytes: see `standard.wire`."""
+        methods: dict[str, Handler] = {
+            "ServerLive": _unary(pb.ServerLiveRequest, self._server_live),
+            "ServerReady": _unary(pb.ServerReadyRequest, self._server_ready),
+            "ModelReady": _unary(pb.ModelReadyRequest, self._model_ready),
+            "ServerMetadata": _unary(pb.ServerMetadataRequest, self._server_metadata),
+            "ModelMetadata": _unary(pb.ModelMetadataRequest, self._model_metadata),
+            "ModelConfig": _unary(pb.ModelConfigRequest, self._model_config),
+            "ModelStatistics": _unary(pb.ModelStatisticsRequest, self._model_statistics),
+            "RepositoryIndex": _unary(pb.RepositoryIndexRequest, self._repository.index),
+            "RepositoryModelLoad": _unary(pb.RepositoryModelLoadRequest, self._repository.load),
+            "RepositoryModelUnload": _unary(pb.RepositoryModelUnloadRequest, self._repository.unload),
+            "ModelInfer": grpc.unary_unary_rpc_method_handler(self._model_infer),
+            "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._model_stream_infer),
+        }
+        return grpc.method_handlers_generic_handler(SERVICE, methods)
+
+    async def _server_live(self, _request: pb.ServerLiveRequest, _tenant: str) -> Message:
+        return pb.ServerLiveResponse(live=True)
+
+    async def _server_ready(self, _request: pb.ServerReadyRequest, _tenant: str) -> Message:
+        return pb.ServerReadyResponse(ready=not self._inference.gate.draining)
+
+    async def _model_ready(self, request: pb.ModelReadyRequest, _tenant: str) -> Message:
+        try:
+            self._inference.models.find(request.name, request.version)
+        except Refused as refusal:
+            if refusal.code != "NOT_FOUND":
+                raise
+            return pb.ModelReadyResponse(ready=False)
+        return pb.ModelReadyResponse(ready=not self._inference.gate.draining)
+
+    async def _server_metadata(self, _request: pb.ServerMetadataRequest, _tenant: str) -> Message:
+        return config.server_metadata()
+
+    async def _model_metadata(self, request: pb.ModelMetadataRequest, _tenant: str) -> Message:
+        served = await self._inference.located(request.name, request.version)
+        return config.metadata(served, self._inference.models.versions(request.name))
+
+    async def _model_config(self, request: pb.ModelConfigRequest, _tenant: str) -> Message:
+        return pb.ModelConfigResponse(
+            config=config.configuration(await self._inference.located(request.name, request.version))
+        )
+
+    async def _model_statistics(self, request: pb.ModelStatisticsRequest, _tenant: str) -> Message:
+        return model_statistics(self._inference, request.name, request.version)
+
+    async def _model_infer(self, request: bytes, context: Context) -> bytes:
+        try:
+            return await self._calls.answer(request, _tenant(context), context.time_remaining())
+        except Refused as refusal:
+            await _abort(context, refusal)
+        except errors.Error as error:
+            await _abort(context, refused(error))
+        raise AssertionError("abort has raised")
+
+    async def _model_stream_infer(self, _requests: AsyncIterator[bytes], context: Context) -> None:
+        try:
+            await self.streams.serve(_tenant(context), context)
+        except Refused as refusal:
+            await _abort(context, refusal)
+        except errors.Error as error:
+            await _abort(context, refused(error))
+
+
+def model_statistics(inference: Inference, name: str, version: str) -> pb.ModelStatisticsResponse:
+    """Of one version, of all versions of a model, or of all models. Raises Refused."""
+    models, message = inference.models, pb.ModelStatisticsResponse()
+    wanted = [
+        served
+        for served in (models.versions(name) if name else models)
+        if not version or version in (served.version, *served.aliases)
+    ]
+    if name and not models.versions(name):
+        raise invalid(f"requested model '{name}' is not available")
+    if version and not wanted:
+        models.check_version(version)
+        raise invalid(f"requested model version is not available for model '{name}'")
+    for served in wanted:
+        message.model_stats.append(config.statistics(served, inference.statistics.of(served.name, served.version)))
+    return message
+
+
+def _unary(kind: type[M], method: Callable[[M, str], Awaitable[Message]]) -> Handler:
+    async def handle(request: bytes, context: Context) -> bytes:
+        try:
+            return (await method(wire.parse(kind, request), _tenant(context))).SerializeToString()
+        except Refused as refusal:
+            await _abort(context, refusal)
+        except errors.Error as error:
+            await _abort(context, refused(error))
+        raise AssertionError("abort has raised")
+
+    return grpc.unary_unary_rpc_method_handler(handle)
+
+
+def _tenant(context: Context) -> str:
+    return tenant_of(context.invocation_metadata() or ())
+
+
+async def _abort(context: Context, refusal: Refused) -> None:
+    code: Any = getattr(grpc.StatusCode, refusal.code)
+    await context.abort(code, wire.clipped(refusal.message, TEXT_LIMIT))

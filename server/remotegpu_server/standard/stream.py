@@ -1,0 +1,115 @@
+# SPDX-FileCopyrightText: 2026 The remotegpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""ModelStreamInfer: many requests on one stream, answered in their order.
+
+Requests of a stream run beside each other. One that is refused is answered with an error, and the stream goes on. It
+ends when the caller has said so and has all replies, when the caller does not read, or when the server drains.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import grpc.aio
+
+from remotegpu import errors
+
+from .calls import InferCalls
+from .refusals import Refused
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+
+# Requests of one stream that are read and not answered: as many as a full batch takes.
+STREAM_DEPTH = 32
+# How long a caller may take to read a reply: until then it holds memory that others wait for. Seconds.
+_SEND_PATIENCE = 10.0
+
+
+class Streams:
+    """All open streams. `room`: requests that streams may have under way in all; each stream may read one more."""
+
+    def __init__(self, calls: InferCalls, room: int) -> None:
+        self._calls = calls
+        self._room = asyncio.Semaphore(room)
+        self._readers: set[asyncio.Task[None]] = set()
+        self._draining = False
+
+    def drain(self) -> None:
+        """Reads no more requests; those that were read are answered, then streams end."""
+        self._draining = True
+        for reader in self._readers:
+            reader.cancel()
+
+    async def serve(self, tenant: str, context: Context) -> None:
+        """Serves one stream until its end. Raises Refused when it is cut off, or when the server drains."""
+        stream = _Stream(self._calls, self._room, tenant, context)
+        reader = asyncio.create_task(stream.read())
+        self._readers.add(reader)
+        if self._draining:
+            reader.cancel()
+        try:
+            await stream.write()
+        finally:
+            reader.cancel()
+            self._readers.discard(reader)
+            await stream.end()
+        if self._draining and not stream.ended:
+            raise Refused("UNAVAILABLE", str(errors.Unavailable(why="it is draining before a stop")))
+
+
+class _Stream:
+    """One stream: a task reads, the caller's task writes."""
+
+    def __init__(self, calls: InferCalls, room: asyncio.Semaphore, tenant: str, context: Context) -> None:
+        self._calls = calls
+        self._room = room
+        self._tenant = tenant
+        self._context = context
+        # In the order of the requests; None at the end.
+        self._replies: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
+        self._depth = asyncio.Semaphore(STREAM_DEPTH)
+        self._running: set[asyncio.Task[bytes]] = set()
+        self._held = 0
+        # The caller has said that no more requests follow.
+        self.ended = False
+
+    async def read(self) -> None:
+        """Begins requests as they come, and says when no more will."""
+        try:
+            while True:
+                message = await self._context.read()
+                if message is grpc.aio.EOF:  # type: ignore[attr-defined]  # the stubs lack it
+                    self.ended = True
+                    return
+                await self._depth.acquire()
+                await self._room.acquire()
+                self._held += 1
+                task = asyncio.create_task(self._calls.stream_answer(message, self._tenant, None))
+                self._running.add(task)
+                self._replies.put_nowait(task)
+        finally:
+            self._replies.put_nowait(None)
+
+    async def write(self) -> None:
+        """Sends replies until the last one. Raises Refused when the caller does not read."""
+        while (task := await self._replies.get()) is not None:
+            data = await task
+            try:
+                async with asyncio.timeout(_SEND_PATIENCE):
+                    await self._context.write(data)
+            except TimeoutError:
+                raise Refused("DEADLINE_EXCEEDED", f"a reply was not read for {_SEND_PATIENCE:g} s") from None
+            self._running.discard(task)
+            self._held -= 1
+            self._room.release()
+            self._depth.release()
+
+    async def end(self) -> None:
+        """Gives up what still runs, and gives back the room that it has."""
+        for task in self._running:
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running)
+        for _ in range(self._held):
+            self._room.release()

@@ -1,0 +1,161 @@
+# SPDX-FileCopyrightText: 2026 The remotegpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""The load: a closed loop in each of N threads, which sends its next call when the last one was answered.
+
+A server that slows down is so asked less: latencies are those of callers who wait, not of arrivals at a fixed rate.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from remotegpu import errors
+from remotegpu.cli.bench.outcome import Level, Outcome
+
+# Between two looks at how far the load is, and how long calls under way are waited for after Ctrl-C. Seconds.
+PACE = 0.1
+INTERRUPT_PATIENCE = 2.0
+_NS = 1_000_000_000
+
+Call = Callable[[], object]
+# Told the share that is done (0 to 1), calls per second and failed calls so far.
+Progress = Callable[[float, float, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """How much load: `requests` calls of all slots together if that is not 0, else calls that begin within `duration`
+    seconds; `warm_up` seconds before that are not measured, in which each slot makes at least one call."""
+
+    duration: float
+    requests: int
+    warm_up: float
+
+
+class _Turns:
+    """Lets slots begin calls until the amount is used up."""
+
+    def __init__(self, amount: Amount) -> None:
+        self._amount = amount
+        self._lock = threading.Lock()
+        self._begun = 0
+        self.started_ns = 0
+        self.stopped = threading.Event()
+
+    def start(self) -> None:
+        """All slots are warm."""
+        self.started_ns = time.monotonic_ns()
+
+    def next(self) -> bool:
+        """Whether one more call may begin, which is then counted as begun."""
+        if self.stopped.is_set():
+            return False
+        if self._amount.requests:
+            with self._lock:
+                self._begun += 1
+                return self._begun <= self._amount.requests
+        return time.monotonic_ns() - self.started_ns < self._amount.duration * _NS
+
+    def share(self, done: int) -> float:
+        """Of the amount, 0 to 1."""
+        if not self.started_ns:
+            return 0.0
+        if self._amount.requests:
+            return min(done / self._amount.requests, 1.0)
+        return min((time.monotonic_ns() - self.started_ns) / _NS / self._amount.duration, 1.0)
+
+
+class _Slot(threading.Thread):
+    """One caller."""
+
+    def __init__(self, call: Call, turns: _Turns, warm_up: float, gate: threading.Barrier) -> None:
+        # A daemon: after a second Ctrl-C nobody waits for its call.
+        super().__init__(daemon=True)
+        self._call = call
+        self._turns = turns
+        self._warm_up = warm_up
+        self._gate = gate
+        self.outcome = Outcome()
+        self.ended_ns = 0
+        self.bug: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._warm()
+            self._gate.wait()
+            while self._turns.next():
+                self._measure()
+        except threading.BrokenBarrierError:
+            pass  # another slot has a bug, or the load was interrupted: both are told elsewhere
+        except BaseException as error:
+            self.bug = error
+            self._gate.abort()
+            self._turns.stopped.set()
+
+    def _warm(self) -> None:
+        until = time.monotonic() + self._warm_up
+        while not self._turns.stopped.is_set():
+            try:
+                self._call()
+            except errors.Error as error:
+                self.outcome.fail(error, warm_up=True)
+            if time.monotonic() >= until:
+                break
+
+    def _measure(self) -> None:
+        started = time.monotonic_ns()
+        try:
+            self._call()
+        except errors.Error as error:
+            self.ended_ns = time.monotonic_ns()
+            self.outcome.fail(error)
+        else:
+            self.ended_ns = time.monotonic_ns()
+            self.outcome.latencies.record(self.ended_ns - started)
+
+
+def run(calls: Sequence[Call], amount: Amount, progress: Progress) -> Level:
+    """Puts the load of one concurrency on, each of `calls` in a slot of its own, and tells `progress` how it goes.
+
+    Failed calls are counted if they raise an error of the tree; any other exception is a bug, and raised here. Ctrl-C
+    ends the load early: calls that are then under way have 2 seconds, and are left out if they take longer."""
+    turns = _Turns(amount)
+    gate = threading.Barrier(len(calls), action=turns.start)
+    slots = [_Slot(call, turns, amount.warm_up, gate) for call in calls]
+    for slot in slots:
+        slot.start()
+    interrupted = False
+    try:
+        while any(slot.is_alive() for slot in slots):
+            for slot in slots:
+                slot.join(PACE / len(slots))
+            _tell(progress, turns, slots)
+    except KeyboardInterrupt:
+        interrupted = True
+        turns.stopped.set()
+        gate.abort()
+        until = time.monotonic() + INTERRUPT_PATIENCE
+        for slot in slots:
+            slot.join(max(until - time.monotonic(), 0.0))
+    for slot in slots:
+        if slot.bug is not None:
+            raise slot.bug
+    outcome = Outcome()
+    for slot in slots:
+        outcome.merge(slot.outcome)
+    ended = max(slot.ended_ns for slot in slots)
+    seconds = (ended - turns.started_ns) / _NS if turns.started_ns and ended else 0.0
+    return Level(len(calls), seconds, outcome, interrupted)
+
+
+def _tell(progress: Progress, turns: _Turns, slots: Sequence[_Slot]) -> None:
+    done = sum(slot.outcome.latencies.count for slot in slots)
+    failed = sum(slot.outcome.failed for slot in slots)
+    if turns.started_ns:
+        seconds = (time.monotonic_ns() - turns.started_ns) / _NS
+        progress(turns.share(done + failed), done / seconds, failed)
+    else:
+        progress(0.0, 0.0, sum(sum(f.count for f in list(slot.outcome.warm_up_failures.values())) for slot in slots))

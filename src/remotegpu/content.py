@@ -1,0 +1,260 @@
+# SPDX-FileCopyrightText: 2026 The remotegpu authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is sent once: contents, which a server keeps by their digest; and inputs that travel packed, or are fetched by
+the server itself.
+
+A call names the contents that it uses by digest only. If the server does not have one of them, it says so before
+anything has run; then they are put there, and the call is sent again. So a content costs its bytes once for each server
+and nothing afterwards, not even a question.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from remotegpu import errors, graph, wire
+from remotegpu.compression import compress
+from remotegpu.dtypes import Dtype
+from remotegpu.operations import host_value, travelling
+from remotegpu.transport import Transport
+from remotegpu.v1 import compute_pb2 as pb
+
+T = TypeVar("T")
+
+# What an upload is allowed to take, if nothing else is said: this long, and as long as the bytes take at this speed.
+# Seconds, bytes per second.
+_LEAST_TIME = 60.0
+_LEAST_SPEED = 256 * 1024
+# Uploads that break off one after the other without any progress.
+_TRIES = 5
+# An image that the server fetches, unless its limit is given. Bytes.
+IMAGE_LIMIT = 32 * 1024**2
+_URL_LIMIT = 8192
+
+Putable = bytes | bytearray | memoryview | str | os.PathLike[str] | np.ndarray[Any, Dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Bytes with their SHA-256 digest: in memory, or (`path`) in a file."""
+
+    digest: bytes
+    size: int
+    data: memoryview | None = None
+    path: Path | None = None
+
+    @classmethod
+    def of(cls, given: Putable) -> Blob:
+        """The bytes of an array (C order, little-endian), of a buffer, or of the file that a text or path names.
+
+        Raises InvalidInput for anything else, OSError for a file that cannot be read."""
+        if isinstance(given, (str, os.PathLike)):
+            path = Path(given)
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").digest()
+                return cls(digest, file.tell(), path=path)
+        if isinstance(given, np.ndarray):
+            return cls.of_array(given)
+        if not isinstance(given, (bytes, bytearray, memoryview)):
+            limit = "bytes, a NumPy array, or the path of a file"
+            raise errors.InvalidInput(field="content", limit=limit, given=f"a {type(given).__name__}")
+        view = memoryview(given).cast("B")
+        return cls(hashlib.sha256(view).digest(), len(view), view)
+
+    @classmethod
+    def of_array(cls, array: np.ndarray[Any, Dtype]) -> Blob:
+        """The bytes of an array. Raises InvalidInput for a dtype that does not travel."""
+        dtype = travelling(array.dtype)
+        host = np.asarray(array, dtype=dtype.newbyteorder("<"), order="C")
+        return cls(_digest_of(host), host.nbytes, wire.bytes_of(host))
+
+    def pieces(self, offset: int) -> Iterator[wire.Buffer]:
+        """The bytes from `offset` on, cut up for messages. Raises OSError."""
+        if self.data is not None:
+            for start in range(offset, self.size, wire.CHUNK):
+                yield self.data[start : start + wire.CHUNK]
+            return
+        assert self.path is not None, "one of the two"
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            while piece := file.read(wire.CHUNK):
+                yield piece
+
+
+# Digests of arrays that nobody can change, as long as they live: a function's handler names the same ones in each call.
+_digests: dict[int, tuple[weakref.ref[Any], bytes]] = {}
+
+
+def _digest_of(host: np.ndarray[Any, Dtype]) -> bytes:
+    known = _digests.get(id(host))
+    if known is not None and known[0]() is host:
+        return known[1]
+    digest = hashlib.sha256(wire.bytes_of(host)).digest()
+    if not host.flags.writeable and host.base is None:
+        key = id(host)
+        _digests[key] = weakref.ref(host, lambda _: _digests.pop(key, None)), digest
+    return digest
+
+
+# Contents on the server.
+
+
+def put(transport: Transport, blob: Blob, timeout: float | None, stored: pb.HasReply.Stored | None = None) -> bool:
+    """Brings a content to the server, unless it is there: True if it had to be sent. An upload that breaks off is
+    resumed where it stopped. `timeout`: seconds for everything, None: as long as a slow line needs. `stored`: what the
+    server has just said that it has.
+
+    Raises StoreFull, InvalidInput for bytes that changed meanwhile, or a TransportError."""
+    until = time.monotonic() + (_LEAST_TIME + blob.size / _LEAST_SPEED if timeout is None else timeout)
+    tries, reached = 0, -1
+    while True:
+        stored = stored or _stored(transport, [blob.digest], until)[0]
+        if stored.complete:
+            return tries > 0
+        if stored.size > reached:
+            tries, reached = 0, stored.size
+        tries += 1
+        offset, stored = stored.size, None
+        try:
+            return _upload(transport, blob, offset, until)
+        except (errors.ConnectionLost, errors.Unavailable, errors.InvalidInput) as error:
+            # The part on the server may have gone between the question and the upload.
+            final = isinstance(error, errors.InvalidInput) and error.field != "content offset"
+            if final or tries >= _TRIES or time.monotonic() >= until:
+                raise
+            if isinstance(error, errors.Unavailable):
+                time.sleep(min(error.retry_after, max(until - time.monotonic(), 0)))
+
+
+def _stored(transport: Transport, digests: Sequence[bytes], until: float) -> Sequence[pb.HasReply.Stored]:
+    request = pb.HasRequest(digests=digests).SerializeToString()
+    answer = transport.unary("Compute/Has", request, _left(until), idempotent=True)
+    stored = wire.parse(pb.HasReply, answer).stored
+    if len(stored) != len(digests):
+        raise errors.ProtocolError(what=f"{len(stored)} answers about {len(digests)} contents")
+    return stored
+
+
+def _upload(transport: Transport, blob: Blob, offset: int, until: float) -> bool:
+    def messages() -> Iterator[bytes]:
+        header = pb.PutHeader(digest=blob.digest, size=blob.size, offset=offset).SerializeToString()
+        for piece in blob.pieces(offset):
+            yield wire.join(header, b"", (piece,))
+            header = b""
+        if header:
+            yield wire.join(header, b"")
+
+    answers = list(transport.stream("Compute/Put", messages, False, _left(until)))
+    return wire.parse(pb.PutReply, answers[0]).stored_now
+
+
+def supply(transport: Transport, plan: graph.Plan, timeout: float | None) -> None:
+    """Puts the contents of a program that the server does not have. Raises as `put` does."""
+    contents = [node for _, node in plan.contents.values()]
+    until = time.monotonic() + (_LEAST_TIME if timeout is None else timeout)
+    stored = _stored(transport, [node.digest for node in contents], until)
+    for node, there in zip(contents, stored, strict=True):
+        if not there.complete:
+            blob = Blob(node.digest, node.array.nbytes, wire.bytes_of(node.array))
+            put(transport, blob, None if timeout is None else _left(until), there)
+
+
+def call(
+    send: Callable[[float | None], T], transport: Callable[[], Transport], plan: graph.Plan, timeout: float | None
+) -> T:
+    """A call of that program. `send` takes the seconds that it may take; if the server lacks contents, they are put
+    there and it is sent again, once. They have time of their own unless a `timeout` is given, which is for everything.
+    Raises any error of the tree."""
+    started = time.monotonic()
+
+    def left() -> float | None:
+        return None if timeout is None else max(timeout - (time.monotonic() - started), 0.001)
+
+    try:
+        return send(timeout)
+    except errors.ContentMissing:
+        supply(transport(), plan, left())
+    return send(left())
+
+
+def attach(header: pb.RunHeader, plan: graph.Plan) -> None:
+    """Names in a call's header the contents and files that its program refers to by number."""
+    header.contents.extend(plan.contents)
+    for node in plan.remotes:
+        header.fetches.add(url=node.url, limit=node.limit)
+
+
+def _left(until: float) -> float:
+    return max(until - time.monotonic(), 0.001)
+
+
+# Values of the graph.
+
+
+def constant_value(array: Any) -> graph.Value:
+    """A value that the server keeps by its digest. Copies and refuses as `host_value` does."""
+    value = host_value(np.asarray(array))
+    assert isinstance(value.origin, graph.Source)
+    host = value.origin.array
+    if host.flags.writeable and host.base is None:
+        host.setflags(write=False)  # a copy of our own
+    return graph.Value(graph.Constant(host, _digest_of(host)), value.meta)
+
+
+def packed_value(array: Any, compression: str | None, as_float16: bool) -> graph.Value:
+    """A value that travels compressed, or as float16, or both.
+
+    Raises InvalidInput for a dtype that does not travel, for `as_float16` of anything but float32 and float64, and for
+    an unknown compression; ConfigurationError if its library is missing."""
+    host = np.asarray(array)
+    dtype = travelling(host.dtype)
+    if as_float16 and dtype not in (np.float32, np.float64):
+        limit = "an array of float32 or float64"
+        raise errors.InvalidInput(field="as_float16", limit=limit, given=f"one of {dtype}")
+    if compression is None and not as_float16:
+        return host_value(host)
+    travels_as = np.dtype(np.float16) if as_float16 else dtype
+    with np.errstate(over="ignore"):  # what float16 does not reach becomes infinite, as documented
+        # A copy in any case: the bytes may stay as they are, and the caller may change his array.
+        stored = np.array(host, dtype=travels_as.newbyteorder("<"), order="C")
+    number, data = compress(wire.bytes_of(stored), compression)
+    node = graph.Packed(data, dtype, host.shape, number, travels_as if as_float16 else None)
+    return graph.Value(node, graph.Meta(dtype, host.shape))
+
+
+def remote_value(url: str, dtype: Any, shape: Sequence[int] | None, limit: int | None) -> graph.Value:
+    """A value whose bytes the server fetches: a tensor of `dtype` and `shape`, or, without these, a picture.
+
+    Raises InvalidInput."""
+    if not isinstance(url, str) or not url.startswith(("http://", "https://")) or len(url) > _URL_LIMIT:
+        allowed = f"an http or https URL of at most {_URL_LIMIT} characters"
+        raise errors.InvalidInput(field="url", limit=allowed, given=f"a {type(url).__name__} that is none")
+    if (dtype is None) != (shape is None):
+        raise errors.InvalidInput(field="dtype and shape", limit="both or neither", given="one of them")
+    if dtype is None or shape is None:
+        meta = graph.Meta(np.dtype(np.uint8), (graph.Dim(), graph.Dim(), 3))
+        return graph.Value(graph.Remote(url, _positive(limit, IMAGE_LIMIT)), meta)
+    sizes = tuple(shape)
+    if not all(isinstance(size, int) and size >= 0 for size in sizes):
+        raise errors.InvalidInput(field="shape", limit="whole numbers of 0 or more", given=f"{sizes!r:.80}")
+    found = travelling(dtype)
+    size = found.itemsize * int(np.prod(sizes, dtype=object))
+    node = graph.Remote(url, max(_positive(limit, size), 1), found, sizes)
+    return graph.Value(node, graph.Meta(found, sizes))
+
+
+def _positive(limit: int | None, default: int) -> int:
+    if limit is None:
+        return default
+    if not isinstance(limit, int) or not 0 < limit < 2**63:
+        raise errors.InvalidInput(field="limit", limit="a whole number of bytes above 0", given=f"{limit!r:.40}")
+    return limit
