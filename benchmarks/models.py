@@ -86,6 +86,23 @@ def identity(elements: int = 4 * 1024 * 1024) -> bytes:
     return _Graph(0).model("identity", ("x", [elements]), {"y": ("x", [elements])})
 
 
+def small_cnn(classes: int = 10, seed: int = 0) -> bytes:
+    """A small classifier: four convolutions, and two layers of full connections (8.9 M parameters, most of them in the
+    first of these, where one row alone waits for memory and many rows compute). Input `image` float32
+    [batch, 3, 64, 64], output `logits` float32 [batch, classes]."""
+    graph, x, channels = _Graph(seed), "image", 3
+    for outputs in (32, 64, 128, 256):
+        x = graph.convolution(x, channels, outputs, 3)
+        x = graph.node("MaxPool", [x], kernel_shape=[2, 2], strides=[2, 2])
+        channels = outputs
+    x = graph.node("Flatten", [x], axis=1)
+    for inputs, outputs in ((4096, 2048), (2048, classes)):
+        bias = graph.constant(np.zeros(outputs, np.float32))
+        x = graph.node("Gemm", [x, graph.weight((inputs, outputs), inputs), bias])
+        x = graph.node("LeakyRelu", [x], alpha=0.1) if outputs != classes else x
+    return graph.model("small_cnn", ("image", [3, 64, 64]), {"logits": (x, [classes])})
+
+
 # The layers up to the first head: output channels and kernel size of a convolution, or stride of a 2 × 2 max pool.
 # Source of this table and of the wiring in `yolov3_tiny`: cfg/yolov3-tiny.cfg in J. Redmon's darknet,
 # https://github.com/pjreddie/darknet/blob/f86901f6177dfc6116360a13cc06ab680e0c86b0/cfg/yolov3-tiny.cfg
@@ -142,11 +159,11 @@ def yolov3_tiny(seed: int = 0, classes: int = 80) -> bytes:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write both models into the model repository named on the command line."""
+    """Write the models into the model repository named on the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.models", description=main.__doc__)
     parser.add_argument("directory", type=Path, help="the model repository, created where it is missing")
     directory = parser.parse_args(arguments).directory
-    for build in (linear, yolov3_tiny):
+    for build in (linear, small_cnn, yolov3_tiny):
         path = directory / build.__name__ / "1" / "model.onnx"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(build())

@@ -237,16 +237,20 @@ def test_a_bug_is_raised_and_not_counted() -> None:
 
 @pytest.mark.parametrize("warm_up", [0.0, 30.0])
 def test_an_interrupt_gives_what_was_measured(warm_up: float) -> None:
-    calls, ended = itertools.count(), threading.Event()
+    calls, ended, waiting = itertools.count(), threading.Event(), threading.Event()
 
     def call() -> None:
         if next(calls) == 50:
+            waiting.wait(10)
             os.kill(os.getpid(), signal.SIGINT)
         ended.wait(0.001)
 
-    level = load.run([call, call], Amount(30.0, 0, warm_up), quiet)
+    level = load.run([call, call], Amount(30.0, 0, warm_up), lambda *_: waiting.set())
     assert level.interrupted
-    assert not any(isinstance(thread, load._Slot) for thread in threading.enumerate()), "nobody goes on calling"
+    for slot in threading.enumerate():
+        if isinstance(slot, load._Slot):
+            slot.join(5)
+            assert not slot.is_alive(), "nobody goes on calling"
     if warm_up:
         assert (level.outcome.latencies.count, level.seconds) == (0, 0.0)
     else:
@@ -267,6 +271,24 @@ def test_an_interrupted_command_prints_what_it_has(
     assert code == 130
     assert out.splitlines()[-1] == "interrupted: this is what was measured until then"
     assert "latencies of 3 callers" not in out, "the next concurrency is not begun"
+
+
+def test_a_call_that_outlives_the_interrupt_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "INTERRUPT_PATIENCE", 0.1)
+    calls, late, waiting = itertools.count(), threading.Event(), threading.Event()
+
+    def call() -> None:
+        if next(calls) == 4:
+            waiting.wait(10)
+            os.kill(os.getpid(), signal.SIGINT)
+            late.wait(10)
+
+    level = load.run([call], Amount(30.0, 0, 0.0), lambda *_: waiting.set())
+    late.set()
+    (slot,) = (thread for thread in threading.enumerate() if isinstance(thread, load._Slot))
+    slot.join(5)
+    assert not slot.is_alive()
+    assert level.outcome.latencies.count == 3, "one of four calls was the warm-up's"
 
 
 def test_failures_merge_by_kind() -> None:

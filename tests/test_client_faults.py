@@ -5,8 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import socket
 import threading
 import time
@@ -27,7 +25,7 @@ from remotegpu import client as client_module
 from remotegpu.local import LocalServer
 from remotegpu.reservation import Reservation
 from remotegpu.v1 import lease_pb2
-from tests.conftest import StartServer, pids, wait_until
+from tests.conftest import StartServer, wait_until
 from tests.fixtures.proxy import FaultProxy
 
 
@@ -42,10 +40,10 @@ def write_model(root: Path, name: str, outputs: dict[str, str]) -> None:
     onnx.save(model, root / name / "1" / "model.onnx")
 
 
-def restart_worker(client: Client) -> None:
-    """The new worker reads the model repository again."""
-    os.kill(pids(client)[0], signal.SIGKILL)
-    wait_until(lambda: (d := client.top().devices[0]).epoch == 2 and d.state == "ready", "the worker is back")
+def reload(server: LocalServer, name: str) -> None:
+    """By another client, so that the one under test learns nothing of it."""
+    with Client(server.url, timeout=20) as other:
+        other.load_model(name)
 
 
 @pytest.mark.parametrize("idempotent", [False, True])
@@ -145,7 +143,7 @@ def test_closed_client_starts_no_local_server(monkeypatch: pytest.MonkeyPatch) -
 
 def test_outputs_are_found_by_name_when_the_models_file_has_changed(tmp_path: Path, start_server: StartServer) -> None:
     write_model(tmp_path, "m", {"double": "Add", "square": "Mul"})
-    server = start_server("--models", str(tmp_path))
+    server = start_server("--models", str(tmp_path), "--allow-uploads")
     x = np.array([3, 5], np.float32)
     with Client(server.url, timeout=20) as client:
         client.models()
@@ -154,19 +152,19 @@ def test_outputs_are_found_by_name_when_the_models_file_has_changed(tmp_path: Pa
             double, square = outputs
             assert double.dtype == np.float32
             write_model(tmp_path, "m", {"square": "Mul", "double": "Add"})
-            restart_worker(client)
+            reload(server, "m")
             np.testing.assert_array_equal(lease.fetch(double), x + x)
             np.testing.assert_array_equal(lease.finish(square), x * x)
 
 
 def test_model_that_came_later_is_not_refused(tmp_path: Path, start_server: StartServer) -> None:
     write_model(tmp_path, "m", {"double": "Add"})
-    server = start_server("--models", str(tmp_path))
+    server = start_server("--models", str(tmp_path), "--allow-uploads")
     x = np.array([3, 5], np.float32)
     with Client(server.url, timeout=20) as client, client.lease(timeout=20) as lease:
         client.models()
         write_model(tmp_path, "late", {"double": "Add", "square": "Mul"})
-        restart_worker(client)
+        reload(server, "late")
         assert len(lease.model("late")(x)) == 2
         client.catalog.models = {name: model for name, model in client.catalog.models.items() if name == "m"}
         np.testing.assert_array_equal(lease.fetch(lease.model("late")(x)["square"]), x * x)

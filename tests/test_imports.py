@@ -15,8 +15,21 @@ import remotegpu
 # least of several is what it costs, the rest is what else the machine did.
 IMPORT_BUDGET = 0.025
 RUNS = 10
-HEAVY = ("numpy", "grpc", "google", "tenacity", "cupy", "onnxruntime", "boto3", "asyncio", "PIL", "array_api_compat")
-HEAVY += ("aiohttp", "lz4", "zstandard")
+HEAVY = (
+    "numpy",
+    "grpc",
+    "google",
+    "tenacity",
+    "cupy",
+    "onnxruntime",
+    "boto3",
+    "asyncio",
+    "PIL",
+    "array_api_compat",
+    "aiohttp",
+    "lz4",
+    "zstandard",
+)
 
 
 def modules(script: str) -> set[str]:

@@ -121,6 +121,12 @@ def test_an_argument_goes_before_the_environment_and_that_before_the_default(tmp
     assert settings.resolve(given, environment) == settings.Settings("localhost", 0, "all", other, 1, 1024**2)
 
 
+def test_models_run_together_as_was_asked_for() -> None:
+    made = settings.resolve({"max_batch": "4096", "max_delay": "2.5", "sessions": "64"}, {})
+    assert (made.max_batch, made.max_delay, made.sessions) == (4096, 0.0025, 64)
+    assert (settings.resolve({}, {}).max_batch, settings.resolve({}, {}).max_delay) == (32, 0.0)
+
+
 def test_the_largest_values_are_allowed() -> None:
     made = settings.resolve({"listen": "127.0.0.1:65535", "slots": "1024"}, {})
     assert (made.port, made.slots) == (65535, 1024)
@@ -162,13 +168,19 @@ def test_other_addresses_need_to_be_called_insecure(text: str) -> None:
         ("arena", "1MB", "is not a size such as"),
         ("arena", "-1MiB", "is not a size such as"),
         ("arena", "1.5GiB", "is not a size such as"),
+        ("max_batch", "0", "1 to 4096"),
+        ("max_batch", "4097", "1 to 4096"),
+        ("max_delay", "soon", "0 to 10000 milliseconds, not soon"),
+        ("max_delay", "-1", "0 to 10000"),
+        ("max_delay", "10001", "0 to 10000"),
+        ("sessions", "0", "1 to 64"),
     ],
 )
 def test_what_cannot_be_is_refused_by_the_name_of_its_option(name: str, text: str, why: str) -> None:
     for arguments, environment in (({name: text}, {}), ({}, {f"REMOTEGPU_SERVER_{name.upper()}": text})):
         with pytest.raises(errors.ConfigurationError) as caught:
             settings.resolve(arguments, environment)
-        assert caught.value.setting == f"--{name}"
+        assert caught.value.setting == f"--{name.replace('_', '-')}"
         assert why in caught.value.why
 
 

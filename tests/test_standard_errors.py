@@ -136,6 +136,11 @@ INFER = [
         "unable to find data for input tensor 'INPUT0' for model 'simple' in request.",
     ),
     (
+        request(*GOOD, raw=encoded(ROW, ROW, ROW)),
+        INVALID,
+        "expected 2 raw_input_contents for model 'simple', got 3",
+    ),
+    (
         request(tensor(**TYPED), tensor("INPUT1")),
         INVALID,
         "contents field must not be specified when using raw_input_contents for 'INPUT0' for model 'simple'",

@@ -115,9 +115,15 @@ def test_many_requests_at_once(triton: Triton) -> None:
 
 
 def test_large_tensors(triton: Triton) -> None:
-    array = np.random.default_rng(5).integers(-128, 127, 16 * 1024**2, np.int8)
-    outputs, _ = triton("infer", "same_int8", {"x": array})
-    np.testing.assert_array_equal(outputs["y"], array)
+    random = np.random.default_rng(5)
+    # Together they are larger than the arenas, so each reply must make room.
+    many = [random.integers(-128, 127, 12 * 1024**2, np.int8) for _ in range(3)]
+    for array in many:
+        outputs, _ = triton("infer", "same_int8", {"x": array})
+        np.testing.assert_array_equal(outputs["y"], array)
+    replies = triton("stream", [(str(n), "same_int8", {"x": array}) for n, array in enumerate(many)])
+    for array, reply in zip(many, replies, strict=True):
+        np.testing.assert_array_equal(reply[2]["y"], array)
 
 
 @pytest.mark.parametrize(

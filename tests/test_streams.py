@@ -32,7 +32,7 @@ class RawStream:
         self._channel = grpc.insecure_channel(f"127.0.0.1:{port}")
         if greet:
             self.send(stream_pb2.Envelope(hello=stream_pb2.Hello(id=self.identity)))
-        connect: Any = self._channel.stream_stream("/remotegpu.v1.Compute/Connect")
+        connect: Any = self._channel.stream_stream("/remotegpu.v1.Compute/Connect")  # type: ignore[call-arg]
         self.call = connect(iter(self._unsent.get, None), timeout=50)
 
     def send(self, envelope: stream_pb2.Envelope, middle: bytes = b"", body: bytes = b"") -> None:
@@ -275,7 +275,7 @@ def test_a_thousand_half_open_streams_do_not_lock_out_others(start_server: Start
     unsent: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     half_open: list[Any] = []
     for number in range(1000):
-        connect: Any = channels[number % 10].stream_stream("/remotegpu.v1.Compute/Connect")
+        connect: Any = channels[number % 10].stream_stream("/remotegpu.v1.Compute/Connect")  # type: ignore[call-arg]
         half_open.append(connect(iter(unsent.get, None)))
     with Client(server.url, timeout=20) as client:
         assert client.top().devices

@@ -155,7 +155,7 @@ def _hosts(text: str) -> tuple[str, ...]:
 
 def _delay(text: str) -> float:
     """Seconds, from milliseconds."""
-    if not re.fullmatch(r"\d+(\.\d+)?", text) or float(text) > 10_000:
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) or float(text) > 10_000:
         raise errors.ConfigurationError(setting="--max-delay", why=f"0 to 10000 milliseconds, not {text}")
     return float(text) / 1000
 

@@ -269,14 +269,12 @@ class Client:
     def unload_model(self, name: str, version: str = "") -> tuple[repository.ModelEntry, ...]:
         """Has the server serve a version (a number or an alias) no longer, or no version of that name; calls under way
         go on. Answers with what it has then. Raises NotAllowed, ModelNotFound, InvalidInput or a TransportError."""
-        request = repository.unload_request(name, version)
-        return self._repository("Repository/Unload", request, self._timeout)
+        return self._repository("Repository/Unload", repository.unload_request(name, version), self._timeout)
 
     def set_alias(self, name: str, alias: str, version: str | None = None) -> tuple[repository.ModelEntry, ...]:
         """Lets "name:alias" stand for a version, or (None) no longer for any; answers with the versions of that name.
         Raises NotAllowed, ModelNotFound, InvalidInput or a TransportError."""
-        request = repository.alias_request(name, alias, version)
-        return self._repository("Repository/SetAlias", request, self._timeout)
+        return self._repository("Repository/SetAlias", repository.alias_request(name, alias, version), self._timeout)
 
     def _repository(self, method: str, request: bytes, seconds: float) -> tuple[repository.ModelEntry, ...]:
         # A change that was made twice may be another one: an upload without a version would get two.

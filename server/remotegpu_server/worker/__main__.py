@@ -81,7 +81,7 @@ class Worker:
         self._calls = Calls(
             self._executor, self._replies, sessions, self._send, self._requests.view, settings.max_delay
         )
-        self._send(records.Ready(self._replies.put(report), len(report), device.free_memory()))
+        self._send(records.Ready(self._replies.put(report), len(report), self._memory(device)))
 
     def serve(self) -> None:
         """Handles records until the daemon closes the sockets."""
@@ -178,6 +178,12 @@ class Worker:
             budget = device.free_memory()
         self._loader = Loader(device, options, budget, self._inbox.ring, lambda report: self._replies.tell(0, report))
         return self._loader.open(bytes(self._requests.view[: settings.table_size]))
+
+    def _memory(self, device: Device) -> int:
+        """What leases may declare. On a GPU, models that are loaded later take theirs from the same memory."""
+        asked = self._settings.model_memory
+        reserved = 0 if asked is None or self._settings.kind == "cpu" else max(asked - self._loader.used, 0)
+        return max(device.free_memory() - reserved, 0)
 
     def _guarded(self, serve: Callable[[], None]) -> None:
         try:

@@ -131,6 +131,11 @@ class Loader:
                 logger.warning("%s", error)
         return self._reported()
 
+    @property
+    def used(self) -> int:
+        """Bytes that loaded models are counted with."""
+        return self._residency.used
+
     def get(self, reference: str, lease: int) -> Model | Loading:
         """The model that `name`, `name:version` or `name:alias` stands for now. It stays loaded while the lease lives.
 

@@ -78,9 +78,14 @@ class _Slot(threading.Thread):
         self._turns = turns
         self._warm_up = warm_up
         self._gate = gate
-        self.outcome = Outcome()
-        self.ended_ns = 0
+        # Held to change or read what follows; after `close` a call that is still under way changes nothing.
+        self._lock = threading.Lock()
+        self._closed = False
+        self._outcome = Outcome()
+        self._ended_ns = 0
         self.bug: BaseException | None = None
+        # Not `join`, which takes a thread for ended if Ctrl-C comes while it waits (Python 3.11).
+        self.done = threading.Event()
 
     def run(self) -> None:
         try:
@@ -94,6 +99,8 @@ class _Slot(threading.Thread):
             self.bug = error
             self._gate.abort()
             self._turns.stopped.set()
+        finally:
+            self.done.set()
 
     def _warm(self) -> None:
         until = time.monotonic() + self._warm_up
@@ -101,7 +108,7 @@ class _Slot(threading.Thread):
             try:
                 self._call()
             except errors.Error as error:
-                self.outcome.fail(error, warm_up=True)
+                self._tell(error, warm_up=True)
             if time.monotonic() >= until:
                 break
 
@@ -110,11 +117,33 @@ class _Slot(threading.Thread):
         try:
             self._call()
         except errors.Error as error:
-            self.ended_ns = time.monotonic_ns()
-            self.outcome.fail(error)
+            self._tell(error, started)
         else:
-            self.ended_ns = time.monotonic_ns()
-            self.outcome.latencies.record(self.ended_ns - started)
+            self._tell(None, started)
+
+    def _tell(self, error: errors.Error | None, started: int = 0, *, warm_up: bool = False) -> None:
+        ended = time.monotonic_ns()
+        with self._lock:
+            if self._closed:
+                return
+            if error is not None:
+                self._outcome.fail(error, warm_up=warm_up)
+            else:
+                self._outcome.latencies.record(ended - started)
+            if not warm_up:
+                self._ended_ns = ended
+
+    def counts(self) -> tuple[int, int]:
+        """Calls that were answered and that failed, those of the warm-up among the latter, until now."""
+        with self._lock:
+            warm_up = sum(failures.count for failures in self._outcome.warm_up_failures.values())
+            return self._outcome.latencies.count, self._outcome.failed + warm_up
+
+    def close(self) -> tuple[Outcome, int]:
+        """What it has found, which changes no more, and when its last measured call ended."""
+        with self._lock:
+            self._closed = True
+            return self._outcome, self._ended_ns
 
 
 def run(calls: Sequence[Call], amount: Amount, progress: Progress) -> Level:
@@ -125,13 +154,12 @@ def run(calls: Sequence[Call], amount: Amount, progress: Progress) -> Level:
     turns = _Turns(amount)
     gate = threading.Barrier(len(calls), action=turns.start)
     slots = [_Slot(call, turns, amount.warm_up, gate) for call in calls]
-    for slot in slots:
-        slot.start()
     interrupted = False
     try:
-        while any(slot.is_alive() for slot in slots):
-            for slot in slots:
-                slot.join(PACE / len(slots))
+        for slot in slots:
+            slot.start()
+        while waiting := [slot for slot in slots if not slot.done.is_set()]:
+            waiting[0].done.wait(PACE)
             _tell(progress, turns, slots)
     except KeyboardInterrupt:
         interrupted = True
@@ -139,23 +167,22 @@ def run(calls: Sequence[Call], amount: Amount, progress: Progress) -> Level:
         gate.abort()
         until = time.monotonic() + INTERRUPT_PATIENCE
         for slot in slots:
-            slot.join(max(until - time.monotonic(), 0.0))
+            if slot.ident is not None:  # it was started
+                slot.done.wait(max(until - time.monotonic(), 0.0))
     for slot in slots:
         if slot.bug is not None:
             raise slot.bug
-    outcome = Outcome()
+    outcome, ended = Outcome(), 0
     for slot in slots:
-        outcome.merge(slot.outcome)
-    ended = max(slot.ended_ns for slot in slots)
+        found, last = slot.close()
+        outcome.merge(found)
+        ended = max(ended, last)
     seconds = (ended - turns.started_ns) / _NS if turns.started_ns and ended else 0.0
     return Level(len(calls), seconds, outcome, interrupted)
 
 
 def _tell(progress: Progress, turns: _Turns, slots: Sequence[_Slot]) -> None:
-    done = sum(slot.outcome.latencies.count for slot in slots)
-    failed = sum(slot.outcome.failed for slot in slots)
-    if turns.started_ns:
-        seconds = (time.monotonic_ns() - turns.started_ns) / _NS
-        progress(turns.share(done + failed), done / seconds, failed)
-    else:
-        progress(0.0, 0.0, sum(sum(f.count for f in list(slot.outcome.warm_up_failures.values())) for slot in slots))
+    counts = [slot.counts() for slot in slots]
+    answered, failed = sum(count for count, _ in counts), sum(count for _, count in counts)
+    seconds = (time.monotonic_ns() - turns.started_ns) / _NS if turns.started_ns else 0.0
+    progress(turns.share(answered + failed), answered / seconds if seconds else 0.0, failed)
