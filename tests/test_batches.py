@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from remotegpu_server.fairness import Turns
 from remotegpu_server.worker.batches import Batches, Waiting
 from remotegpu_server.worker.cancellation import Cancellation, Verdict
+from remotegpu_server.worker.inference import NotJoinable, kind_of, split
 from remotegpu_server.worker.order import Order, Touched
 
 MOST = 8
@@ -141,6 +144,32 @@ def test_turns_give_everything_once_in_each_owners_order(things: list[tuple[int,
         mine = [number for who, number in found if who == owner]
         assert mine == sorted(mine)
     assert not len(turns)
+
+
+def test_outputs_are_taken_apart_by_rows_or_not_at_all() -> None:
+    joined = [np.arange(6), np.arange(12).reshape(6, 2)]
+    first, second = split(joined, [1, 5])
+    assert [part.tolist() for part in first] == [[0], [[0, 1]]]
+    assert [len(part) for part in second] == [5, 5]
+    for other in (np.zeros(5), np.zeros(()), np.zeros((1, 6))):
+        with pytest.raises(NotJoinable):
+            split([*joined, other], [1, 5])
+
+
+@pytest.mark.parametrize(
+    ("feed", "rows"),
+    [
+        ({"a": np.zeros((3, 2)), "b": np.zeros(3)}, 3),
+        ({"a": np.zeros((3, 2)), "b": np.zeros(2)}, 0),
+        ({"a": np.zeros(())}, 0),
+    ],
+)
+def test_calls_agree_in_all_but_the_rows(feed: dict[str, Any], rows: int) -> None:
+    kind, found = kind_of(feed)
+    assert (kind is not None, found) == (rows > 0, rows)
+    twice = {name: np.concatenate([array, array]) if array.ndim else array for name, array in feed.items()}
+    assert kind_of(twice) == (kind, 2 * rows)
+    assert kind is None or kind_of({**feed, "b": np.zeros(3, np.float32)})[0] != kind
 
 
 class Held:

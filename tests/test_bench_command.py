@@ -147,8 +147,8 @@ def test_plot(bench: Bench, doors: dict[str, tuple[str, ...]], tmp_path: Path, m
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (("--url", "grpc://127.0.0.1:9", "--timeout", "0.2"), 1, "nothing answered at 127.0.0.1:9"),
-        (("--url", "grpc://127.0.0.1:9", "--timeout", "0.2", "--protocol", "oip"), 1, "nothing answered at"),
+        (("--url", "grpc://127.0.0.1:9", "--timeout", "1"), 1, "nothing answered at 127.0.0.1:9"),
+        (("--url", "grpc://127.0.0.1:9", "--timeout", "1", "--protocol", "oip"), 1, "nothing answered at"),
         (("--url", "http://127.0.0.1:9"), 1, "nothing answered at 127.0.0.1:9 (Connection refused)"),
         (("--url", "https://a", "--protocol", "oip"), 2, "--url: 'https://a': write grpc://HOST:PORT or http"),
         (("--url", "http://a/b"), 2, "write http://HOST:PORT"),

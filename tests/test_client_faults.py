@@ -170,7 +170,7 @@ def test_model_that_came_later_is_not_refused(tmp_path: Path, start_server: Star
         np.testing.assert_array_equal(lease.fetch(lease.model("late")(x)["square"]), x * x)
         with pytest.raises(remotegpu.ModelNotFound) as caught:
             len(lease.model("never")(x))
-        assert caught.value.limit == "late, m"
+        assert caught.value.limit == "late, late:1, m, m:1"
 
 
 def test_big_endian_input_of_a_one_call_model(client: Client) -> None:

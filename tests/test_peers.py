@@ -31,13 +31,13 @@ def test_ratios_are_of_one_round_and_their_median_counts() -> None:
     rounds: list[serving.Round] = [
         {"own": {"tiny": 0.002, "large": 0.03}, "tcp": {"tiny": 0.001, "large": 0.01}},
         {"own": {"tiny": 0.009, "large": 0.03}, "tcp": {"tiny": 0.003, "large": 0.03}},
-        {"own": {"tiny": 0.016, "large": 0.03}, "tcp": {"tiny": 0.004, "large": 0.06}},
+        {"own": {"tiny": 0.016, "large": 0.03}, "tcp": {"tiny": 0.002, "large": 0.06}},
     ]
     found = serving.summary(rounds, "tcp")
-    assert found["tiny"] == {"ms": pytest.approx(3.0), "ours_over_it": pytest.approx(3.0)}
+    assert found["tiny"] == {"ms": pytest.approx(2.0), "ours_over_it": pytest.approx(3.0)}
     assert found["large"] == {"ms": pytest.approx(30.0), "ours_over_it": pytest.approx(1.0)}
     lines = serving.table({"tcp": found, "ray": {"not_run": "a traceback\nits last line"}})
-    assert lines[1].split()[-4:] == ["3000", "3.00", "30.0", "1.00"]
+    assert lines[1].split()[-4:] == ["2000", "3.00", "30.0", "1.00"]
     assert lines[2].endswith("not run: its last line")
 
 

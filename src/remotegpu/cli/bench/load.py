@@ -78,9 +78,8 @@ class _Slot(threading.Thread):
         self._turns = turns
         self._warm_up = warm_up
         self._gate = gate
-        # Held to change or read what follows; after `close` a call that is still under way changes nothing.
+        # Held to change or read what follows.
         self._lock = threading.Lock()
-        self._closed = False
         self._outcome = Outcome()
         self._ended_ns = 0
         self.bug: BaseException | None = None
@@ -124,8 +123,6 @@ class _Slot(threading.Thread):
     def _tell(self, error: errors.Error | None, started: int = 0, *, warm_up: bool = False) -> None:
         ended = time.monotonic_ns()
         with self._lock:
-            if self._closed:
-                return
             if error is not None:
                 self._outcome.fail(error, warm_up=warm_up)
             else:
@@ -139,11 +136,11 @@ class _Slot(threading.Thread):
             warm_up = sum(failures.count for failures in self._outcome.warm_up_failures.values())
             return self._outcome.latencies.count, self._outcome.failed + warm_up
 
-    def close(self) -> tuple[Outcome, int]:
-        """What it has found, which changes no more, and when its last measured call ended."""
+    def add_to(self, outcome: Outcome) -> int:
+        """Adds what it has found so far, and tells when its last measured call ended."""
         with self._lock:
-            self._closed = True
-            return self._outcome, self._ended_ns
+            outcome.merge(self._outcome)
+            return self._ended_ns
 
 
 def run(calls: Sequence[Call], amount: Amount, progress: Progress) -> Level:
@@ -172,11 +169,8 @@ def run(calls: Sequence[Call], amount: Amount, progress: Progress) -> Level:
     for slot in slots:
         if slot.bug is not None:
             raise slot.bug
-    outcome, ended = Outcome(), 0
-    for slot in slots:
-        found, last = slot.close()
-        outcome.merge(found)
-        ended = max(ended, last)
+    outcome = Outcome()
+    ended = max([slot.add_to(outcome) for slot in slots])
     seconds = (ended - turns.started_ns) / _NS if turns.started_ns and ended else 0.0
     return Level(len(calls), seconds, outcome, interrupted)
 
