@@ -38,6 +38,9 @@ generate: $(VENV)/generate.stamp
 
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks.calls
+	$(BIN)/python -m benchmarks.serving
+	$(BIN)/python -m benchmarks.batching
+	$(BIN)/python -m benchmarks.wan
 	$(BIN)/python -m benchmarks.scheduler_core
 	$(BIN)/python -m benchmarks.scheduler_calls
 	$(BIN)/python -m benchmarks.policies

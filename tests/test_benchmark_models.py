@@ -86,4 +86,4 @@ def test_main_writes_a_model_repository(tmp_path: Path, yolov3_tiny: bytes, caps
     models.main([str(tmp_path / "models")])
     assert (tmp_path / "models/yolov3_tiny/1/model.onnx").read_bytes() == yolov3_tiny
     assert (tmp_path / "models/linear/1/model.onnx").read_bytes() == models.linear()
-    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert len(capsys.readouterr().out.splitlines()) == 3
