@@ -11,6 +11,7 @@ the CUDA provider: the worker refuses to start otherwise. Exit code 1 if anythin
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -35,7 +36,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(str(ROOT / part) for part in ("src", 
 import numpy as np  # noqa: E402 - the path comes first
 
 import remotegpu  # noqa: E402
-from benchmarks import models  # noqa: E402
+from benchmarks import gpu_serving_checks, models  # noqa: E402
 from remotegpu.local import LocalServer  # noqa: E402
 from remotegpu_server.devices.nvml import Nvml  # noqa: E402
 from remotegpu_server.devices.reading import Reading  # noqa: E402
@@ -355,6 +356,9 @@ def main() -> int:
                 check("nothing is left", lambda: gpu_is_clean(gpu))
         for server in servers:
             server.stop()
+    for name, work in gpu_serving_checks.CHECKS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            check(name, functools.partial(work, "0", Path(folder)))
     target = ROOT / "benchmarks" / "results" / "gpu_check.json"
     target.write_text(json.dumps({"failed": check.failed, "figures": check.figures}, indent=2) + "\n")
     print("all passed" if not check.failed else f"{len(check.failed)} failed: {', '.join(check.failed)}")
