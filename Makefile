@@ -28,6 +28,7 @@ lint: $(VENV)/lint.stamp $(VENV)/generate.stamp
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 	$(VENV)/generate/bin/python protos/generate.py --check
+	$(BIN)/python tests/unasync.py --check
 
 format: $(VENV)/lint.stamp
 	$(BIN)/ruff check --fix .

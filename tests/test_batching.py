@@ -258,6 +258,21 @@ def test_programs_of_a_lease_see_each_others_handles_in_order(one: Bench) -> Non
     one.run(scenario)
 
 
+def test_program_of_a_lease_waits_for_one_whose_only_model_runs_in_another_thread(two: Bench) -> None:
+    async def scenario(bench: Bench) -> None:
+        keep = [pb.Output(ref=pb.Ref(node=1), keep=1)]
+        kept = asyncio.create_task(
+            bench.program([tensor(1), infer()], keep, ((bench.slow, 1, 1),), lease=7, memory_limit=1 << 20)
+        )
+        await asyncio.sleep(0.1)  # it runs alone, with nobody before it
+        recall = [pb.Node(handle=pb.Handle(id=1, epoch=1))]
+        (found,) = await bench.program(recall, [pb.Output(ref=pb.Ref(node=0), fetch=True)], lease=7, finish=1)
+        assert found.tolist() == [12]
+        await kept
+
+    two.run(scenario)
+
+
 def test_call_that_waits_too_long_is_taken_back_in_time_wherever_it_waits(one: Bench) -> None:
     async def scenario(bench: Bench) -> None:
         loop, ended = asyncio.get_running_loop(), []
@@ -283,6 +298,21 @@ def test_call_that_waits_too_long_is_taken_back_in_time_wherever_it_waits(one: B
         assert not second.done()
         assert len(ended) == 3
         await asyncio.gather(slow, second, *crowd)
+
+    one.run(scenario)
+
+
+def test_call_that_has_begun_in_time_is_not_taken_back_when_its_batch_is_shared_out(one: Bench) -> None:
+    async def scenario(bench: Bench) -> None:
+        loop = asyncio.get_running_loop()
+        slow = await bench.busy()
+        due = loop.time() + 0.9
+        row = 2 * bench.slow, 0, 1
+        (y, rows), _ = await asyncio.gather(*(bench.call(row, row, queue_deadline=due) for _ in range(2)))
+        assert loop.time() > due
+        assert rows.tolist() == [4, 4]  # it was one batch
+        assert y.tolist() == [2, 2]
+        await slow
 
     one.run(scenario)
 

@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Contents, over a real server: what is sent, what is kept, and what a bad uploader gets."""
 
+import asyncio
 import hashlib
 import resource
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from remotegpu import Client, errors, wire
 from remotegpu.local import LocalServer
 from remotegpu.v1 import compute_pb2 as pb
 from remotegpu_server.backends.host import HostDevice
+from remotegpu_server.contents import ContentStore, Upload
+from remotegpu_server.gateway.content_service import ContentService
 from remotegpu_server.worker.inputs import Attached, ContentFile, Inputs, Kept
 from remotegpu_server.worker.prepared import LoadTensor
 from tests.conftest import StartServer, wait_until
@@ -96,9 +100,13 @@ class Unlimited(HostDevice):
         self._memory = 1 << 40
         self._arenas = []
 
+    def when_short(self, give_back: Callable[[], None]) -> None:
+        self.give_back = give_back
+
 
 def test_a_content_is_read_once_for_all_calls_and_is_refused_when_its_file_is_gone(tmp_path: Path) -> None:
-    inputs = Inputs(Unlimited())
+    device = Unlimited()
+    inputs = Inputs(device)
     data = np.arange(8, dtype=np.float32)
     (tmp_path / "x").write_bytes(data.tobytes())
     file = ContentFile(hashlib.sha256(data.tobytes()).digest(), str(tmp_path / "x"), 32)
@@ -111,7 +119,7 @@ def test_a_content_is_read_once_for_all_calls_and_is_refused_when_its_file_is_go
     assert not array.flags.writeable
     with pytest.raises(errors.ContentMissing):
         inputs.load(replace(step, shape=(2, 4)), memoryview(b""), attached)
-    inputs.clear()
+    device.give_back()  # its memory is short
     with pytest.raises(errors.ContentMissing):
         inputs.load(step, memoryview(b""), attached)
 
@@ -286,3 +294,34 @@ def test_a_full_disk_is_told_and_leaves_nothing(server: LocalServer, client: Cli
     assert caught.value.asked == array.nbytes
     assert has(client, hashlib.sha256(array).digest()).size == 0
     client.put(array)
+
+
+def test_what_is_kept_of_a_broken_upload_is_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = some(1000).tobytes()
+    begun = threading.Event()
+    write = Upload.write
+
+    def late(upload: Upload, piece: memoryview) -> None:
+        begun.set()
+        time.sleep(0.1)  # its thread has the piece, and is not at the file yet
+        write(upload, piece)
+
+    monkeypatch.setattr(Upload, "write", late)
+
+    async def main() -> None:
+        store = ContentStore(tmp_path, MiB)
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield wire.join(header(data), b"", (data[:600],))
+            await asyncio.Event().wait()
+
+        task = asyncio.ensure_future(ContentService(store).put(pieces(), "ann"))
+        await asyncio.to_thread(begun.wait, 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        kept = store.stored("ann", hashlib.sha256(data).digest()).size
+        assert [path.stat().st_size for path in (tmp_path / "parts").iterdir()] == [kept] == [600]
+        await asyncio.to_thread(store.close)
+
+    asyncio.run(main())

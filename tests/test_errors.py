@@ -28,6 +28,7 @@ VALUES: dict[str, Any] = {
     "free_memory": 654321,
     "free_slots": 64,
     "given": "something else",
+    "instead": "await lease.fetch(x)",
     "kind": "SomethingNew",
     "lease": "0a1b2c3d4e5f",
     "limit": 98765,

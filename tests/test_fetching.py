@@ -173,7 +173,8 @@ def test_hosts_are_whole_names_or_all_below_a_domain() -> None:
 
 NOT_PUBLIC = """
     127.0.0.1 10.1.2.3 169.254.169.254 192.168.0.1 100.64.0.1 0.0.0.0 224.0.0.1 255.255.255.255 ::1 fe80::1%eth0
-    fd00::1 ::ffff:10.0.0.1 2002:a00:1:: 64:ff9b::a00:1 ff02::1 :: x"""
+    fd00::1 ::ffff:10.0.0.1 2002:a00:1:: 64:ff9b::a00:1 ff02::1 :: x
+    fec0::1 ::7f00:1 ::ffff:0:7f00:1 64:ff9b:1::a00:1"""
 
 
 @pytest.mark.parametrize("address", NOT_PUBLIC.split())

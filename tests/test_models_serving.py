@@ -291,6 +291,16 @@ def test_a_file_that_changed_behind_the_servers_back_is_not_taken_for_the_old_on
     assert factor(caller, "swapped") == 7
 
 
+def test_external_data_that_changed_is_taken_over_by_a_load(caller: Client, root: Path) -> None:
+    write(root, "beside", 1, with_external_data("model.onnx.data"))
+    data = root / "beside" / "1" / "model.onnx.data"
+    for weights in ([1, 2], [3, 4]):
+        data.unlink(missing_ok=True)
+        data.write_bytes(np.array(weights, np.float32).tobytes())
+        caller.load_model("beside")
+        np.testing.assert_array_equal(caller.model("beside")(ONE)["y"], [[1 + each for each in weights]])
+
+
 def test_only_an_operator_who_says_so_lets_callers_change_models(client: Client) -> None:
     assert states(client, "linear") == {"linear:1": "loaded"}
     with pytest.raises(remotegpu.NotAllowed, match="--allow-uploads"):

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from remotegpu import errors, wire
 from remotegpu.multiplexer import RUN, Call, Multiplexer
 from remotegpu.v1 import stream_pb2
-from remotegpu_server.gateway.call_log import LARGEST_KEPT, MOST_KEPT, CallLog, Known
+from remotegpu_server.gateway.call_log import LARGEST_KEPT, MOST_KEPT, MOST_WITHDRAWN, CallLog, Known
 
 BOOT = bytes(16)
 
@@ -160,7 +160,21 @@ def test_log_is_bounded() -> None:
     for call in range(1, count + 1):
         log.begin(call)
         log.settle(call, bytes(LARGEST_KEPT))
-    assert [log.begin(call) is Known.GONE for call in (1, 5, 6)] == [True, True, False]
+    assert [log.begin(call) is Known.GONE for call in (1, 6, 7)] == [True, True, False]
+
+
+def test_log_is_bounded_in_number_too() -> None:
+    log = CallLog()
+    for call in range(1, MOST_KEPT // 64):
+        log.begin(call)
+        log.settle(call, b"tiny")
+    assert log.begin(1) is Known.GONE
+    first = MOST_KEPT
+    for call in range(first, first + MOST_WITHDRAWN + 1):
+        log.begin(call)
+        log.withdraw(call)
+    assert log.begin(first) is Known.GONE
+    assert log.begin(first + 1) is Known.NEW
 
 
 class Streams(RuleBasedStateMachine):

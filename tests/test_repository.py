@@ -4,13 +4,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from remotegpu import errors
+from remotegpu.v1 import compute_pb2, worker_pb2
 from remotegpu_server import repository
+from remotegpu_server.gateway.models import ModelRegistry, Upload
 from remotegpu_server.gateway.served import MOST_ALIASES, Served
+from remotegpu_server.supervisor.worker import DeviceWorker
+
+from .fixtures.onnx_models import write
 
 
 def versions(root: Path, name: str, *numbers: str) -> Path:
@@ -31,7 +40,7 @@ def test_finds_versions_in_the_order_of_numbers_with_sizes_and_aliases(tmp_path:
     found = repository.scan(tmp_path)
     assert list(found.entries) == ["digits"]
     assert list(found.entries["digits"]) == ["2", "9", "10"]
-    assert found.entries["digits"]["9"] == repository.Entry("digits", "9", folder / "9" / "model.onnx", 10)
+    assert found.entries["digits"]["9"] == repository.Entry("digits", "9", folder / "9" / "model.onnx", 10, False)
     assert found.aliases == {"digits": {"stable": "9", "next": "10"}}
 
 
@@ -164,3 +173,73 @@ def test_aliases_can_be_moved_taken_away_and_bounded(served: Served) -> None:
         many = many.with_alias("a", f"alias{count}", "1")
     with pytest.raises(errors.InvalidInput, match=str(MOST_ALIASES)):
         many.with_alias("a", "more", "1")
+
+
+class OneWorker:
+    """A device whose worker loads what it is told to, unless it `refuses`."""
+
+    def __init__(self, refuses: bool = False) -> None:
+        self.refuses = refuses
+        self.loads = 0
+        self.spec, self.state = SimpleNamespace(index=0), "ready"
+        self._loaded = worker_pb2.ModelReport()
+
+    async def life(self) -> OneWorker:
+        return self
+
+    async def command(self, payload: bytes) -> bytes:
+        asked = worker_pb2.WorkerCommand.FromString(payload)
+        if asked.WhichOneof("kind") == "load":
+            self.loads += 1
+            await asyncio.sleep(0)
+            if self.refuses:
+                raise errors.OutOfMemory(node=0, operation="load", why="full", asked=1, limit=0)
+            state = self._loaded.models.add(id=asked.load.id, state="loaded")
+            state.signature.name, state.signature.version = asked.load.name, asked.load.version
+            state.signature.digest = asked.load.digest
+        return self._loaded.SerializeToString()
+
+
+def registry_of(folder: Path | None, worker: OneWorker) -> ModelRegistry:
+    registry = ModelRegistry(folder)
+    registry.workers = [cast(DeviceWorker, worker)]
+    return registry
+
+
+def test_many_first_calls_of_a_version_load_it_once(tmp_path: Path) -> None:
+    for version in "12":
+        write(tmp_path, "m", version, b"x")
+
+    async def main() -> None:
+        for worker in (OneWorker(), OneWorker(refuses=True)):
+            registry = registry_of(tmp_path, worker)
+            found = await asyncio.gather(*(registry.signature("m", "1") for _ in range(50)), return_exceptions=True)
+            assert {type(each) for each in found} == {
+                errors.OutOfMemory if worker.refuses else compute_pb2.ModelSignature
+            }
+            assert worker.loads == 1
+
+    asyncio.run(main())
+
+
+def test_no_copy_of_an_upload_is_left_that_nothing_serves(tmp_path: Path) -> None:
+    path = tmp_path / "sent"
+    path.write_bytes(b"x")
+    upload = Upload(path, hashlib.sha256(b"x").digest())
+
+    async def main() -> None:
+        worker = OneWorker()
+        registry = registry_of(None, worker)
+        await registry.load("m", "1", upload=upload)
+        assert registry._uploads is not None
+        copies = list(registry._uploads.iterdir())
+        await registry.load("m", "1", upload=upload)  # what is there already
+        worker.refuses = True
+        with pytest.raises(errors.OutOfMemory):
+            await registry.load("m", "2", upload=upload)
+        assert list(registry._uploads.iterdir()) == copies
+        await registry.unload("m")
+        assert not list(registry._uploads.iterdir())
+        registry.close()
+
+    asyncio.run(main())

@@ -4,12 +4,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from remotegpu import errors
+from remotegpu.v1 import worker_pb2 as pb
+from remotegpu_server.backends.host import HostDevice
+from remotegpu_server.backends.models import Model
+from remotegpu_server.backends.sessions import SessionOptions
+from remotegpu_server.worker.loader import Loader
+from remotegpu_server.worker.prepared import Loading
 from remotegpu_server.worker.residency import NoRoom, Residency
+
+from .fixtures.onnx_models import scale, write
 
 
 def loaded(budget: int | None, *sizes: int) -> Residency:
@@ -135,3 +146,59 @@ class Machine(RuleBasedStateMachine):
 
 TestMachine = Machine.TestCase
 TestMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def loader_of(tmp_path: Path, budget: int) -> tuple[Loader, pb.ModelTable]:
+    """A loader, whose tasks are for the caller to run, and a table with one model that is not loaded yet."""
+    path = write(tmp_path, "m", 1, scale(2))
+    file = pb.ModelFile(id=1, name="m", version="1", path=str(path), size=path.stat().st_size)
+    table = pb.ModelTable(files=[file], defaults={"m": "1"})
+    loader = Loader(Unlimited(), SessionOptions(threads=1), budget, lambda: None, lambda report: None)
+    loader.open(table.SerializeToString())
+    return loader, table
+
+
+class Unlimited(HostDevice):
+    """Without the limit of the process, which would be that of the tests."""
+
+    def __init__(self) -> None:
+        self._memory = 1 << 40
+        self._arenas = []
+
+
+def run_tasks(loader: Loader) -> None:
+    while not loader._tasks.empty():
+        loader._tasks.get()()
+
+
+def test_what_waits_for_a_model_without_room_hears_so_however_late_it_asks(tmp_path: Path) -> None:
+    loader, _ = loader_of(tmp_path, budget=1)
+    waiting = loader.get("m", 0)
+    assert isinstance(waiting, Loading)
+    assert waiting.error is None
+    run_tasks(loader)
+    assert isinstance(waiting.error, errors.OutOfMemory)
+
+
+def test_a_model_that_was_unloaded_before_its_turn_is_not_loaded(tmp_path: Path) -> None:
+    loader, _ = loader_of(tmp_path, budget=1 << 20)
+    loader.command(pb.WorkerCommand(publish=pb.ModelTable()).SerializeToString(), lambda answer: None)
+    assert isinstance(loader.get("m", 0), Loading)
+    run_tasks(loader)
+    assert loader.used == 0
+    with pytest.raises(errors.ModelNotFound):
+        loader.get("m", 0)
+
+
+def test_a_model_that_was_evicted_comes_back_as_it_was(tmp_path: Path) -> None:
+    loader, _ = loader_of(tmp_path, budget=1 << 20)
+    loader.get("m", 0)
+    run_tasks(loader)
+    assert isinstance(loader.get("m", 0), Model)
+    loader._evicted(1)
+    write(tmp_path, "m", 1, scale(3))
+    waiting = loader.get("m", 0)
+    assert isinstance(waiting, Loading)
+    run_tasks(loader)
+    assert isinstance(waiting.error, errors.ModelUnusable)
+    assert "changed" in waiting.error.why

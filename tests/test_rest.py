@@ -9,6 +9,8 @@ import asyncio
 import contextlib
 import http.client
 import json
+import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ import tritonclient.http.aio as triton_aio
 from remotegpu.local import LocalServer
 from remotegpu_server.standard.rest import coding_asked
 from tests.conftest import StartServer
+from tests.fixtures.onnx_models import FLOAT, identity, write
 from tests.fixtures.rest import ARENA, REST, ask, floats, write_models
 
 INFER = "/v2/models/echo/infer"
@@ -224,6 +227,39 @@ def test_models_come_and_go(tmp_path: Path, start_server: StartServer) -> None:
         with pytest.raises(triton.InferenceServerException, match="over gRPC") as caught:
             client.load_model("large", config="{}", files={"file:1/model.onnx": bytes(1024**2)})
         assert caught.value.status() == "413"
+
+
+def test_a_version_that_was_not_asked_for_is_loaded_by_the_first_request(
+    tmp_path: Path, start_server: StartServer
+) -> None:
+    root = write_models(tmp_path)
+    for name in ("echo", "linear", "words"):
+        shutil.copytree(root / name / "1", root / name / "2")
+    server = start_server("--models", str(root), *REST)
+    assert ask(server, "GET", "/v2/models/echo/versions/1/ready")[0] == 404
+    with triton.InferenceServerClient(f"127.0.0.1:{server.rest_port}") as client:
+        values, given = floats(3)
+        np.testing.assert_array_equal(client.infer("echo", [given], "1").as_numpy("x_out"), values)
+        assert client.get_model_metadata("linear", "1")["versions"] == ["1", "2"]
+        assert client.get_model_config("words", "1")["name"] == "words"
+    assert ask(server, "GET", "/v2/models/echo/versions/1/ready")[0] == 200
+    status, answer = ask(server, "GET", "/v2/models/echo/versions/3")
+    assert (status, answer) == (404, {"error": "Request for unknown model: 'echo' version 3 is not found"})
+    status, answer = ask(server, "GET", "/v2/models/echo:1")  # the native door's way to say it
+    assert (status, answer) == (404, {"error": "Request for unknown model: 'echo:1' is not found"})
+
+
+def test_a_model_that_takes_any_shape(tmp_path: Path, start_server: StartServer) -> None:
+    write(tmp_path, "any", 1, identity(FLOAT, None))
+    server = start_server("--models", str(tmp_path), *REST)
+    for shape in ([], [3], [2, 0, 2], [2, 2]):
+        values = [1.5] * math.prod(shape)
+        inputs = [{"name": "x", "datatype": "FP32", "shape": shape, "data": values}]
+        status, answer = ask(server, "POST", "/v2/models/any/infer", {"inputs": inputs})
+        assert (status, answer["outputs"][0]["shape"], answer["outputs"][0]["data"]) == (200, shape, values)
+    outputs = [{"name": "y", "parameters": {"classification": 1}}]
+    status, answer = ask(server, "POST", "/v2/models/any/infer", {"inputs": inputs, "outputs": outputs})
+    assert (status, answer["outputs"][0]["data"]) == (200, ["1.500000:0"])
 
 
 # Plain requests.

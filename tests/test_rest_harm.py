@@ -23,6 +23,7 @@ from remotegpu.local import LocalServer
 from remotegpu_server.standard import rest as rest_door
 from remotegpu_server.standard.infer import Inference
 from remotegpu_server.standard.rest import Rest
+from remotegpu_server.standard.threads import in_thread
 from tests.conftest import StartServer, wait_until
 from tests.fixtures.rest import ARENA, REST, ask, connect, floats, head, write_models
 
@@ -155,6 +156,26 @@ def test_a_connection_that_sends_nothing_is_closed() -> None:
     asyncio.run(main())
 
 
+def test_connections_that_have_gone_are_forgotten() -> None:
+    async def main() -> None:
+        alone = door()
+        port = await alone.start("127.0.0.1:0")
+        for _ in range(5):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /v2 HT")
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reader.readline()).split()[1] == b"200"  # after all of them
+        assert not alone._silent
+        writer.close()
+        await alone.stop(1)
+
+    asyncio.run(main())
+
+
 def test_one_connection_too_many_hears_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rest_door, "_CONNECTIONS", 2)
 
@@ -185,7 +206,7 @@ def test_work_in_a_thread_is_waited_for_when_the_caller_has_gone() -> None:
             begun.set()
             ended.append(may_end.wait(10))
 
-        task = asyncio.ensure_future(rest_door.in_thread(work))
+        task = asyncio.ensure_future(in_thread(work))
         await asyncio.to_thread(begun.wait, 10)
         task.cancel()
         await asyncio.sleep(0)

@@ -111,6 +111,11 @@ INFER = [
         f"{LABEL}All input dimensions should be specified for input 'INPUT1' for model 'simple', got [1,-1]",
     ),
     (
+        request(tensor(), tensor("INPUT1", shape=(2**60, 16))),  # more bytes than 64 bits can tell
+        INVALID,
+        f"{LABEL}input byte size mismatch for input 'INPUT1' for model 'simple'. Expected {2**66}, got 64",
+    ),
+    (
         request(*GOOD, raw=encoded(ROW, ROW.tobytes()[:60])),
         INVALID,
         f"{LABEL}input byte size mismatch for input 'INPUT1' for model 'simple'. Expected 64, got 60",

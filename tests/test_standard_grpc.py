@@ -252,6 +252,16 @@ def test_health_and_reflection_on_both_listeners(served: LocalServer) -> None:
             assert file.file_descriptor_response.file_descriptor_proto
 
 
+def test_health_is_not_asked_with_other_bytes(served: LocalServer) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{served.inference_port}") as channel:
+        with pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary("/grpc.health.v1.Health/Check", None, None)(b"\xff", timeout=20)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        with pytest.raises(grpc.RpcError) as caught:
+            list(channel.unary_stream("/grpc.health.v1.Health/Watch", None, None)(b"\xff", timeout=20))
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_a_drain_answers_what_is_under_way_and_tells_watchers(models: Any, start_server: StartServer) -> None:
     server = start_server("--models", str(models), "--inference", "127.0.0.1:0")
     with grpc.insecure_channel(f"127.0.0.1:{server.inference_port}") as channel:

@@ -128,6 +128,8 @@ POLL = "failed to load 'simple', failed to poll from model repository"
         ),
         ("simple", {"config": {"string_param": "{"}}, "INTERNAL", POLL),
         ("simple", {"config": {"string_param": "[]"}}, "INTERNAL", POLL),
+        ("simple", {"config": {"string_param": "[" * 500_000}}, "INTERNAL", POLL),
+        ("simple", {"config": {"string_param": " " * 2**20 + "{}"}}, "INVALID_ARGUMENT", "at most 1048576 are read"),
         (
             "simple",
             {"file:1/model.onnx": {"string_param": "x"}},
@@ -160,6 +162,44 @@ def test_refused_loads(triton: Triton, model: str, parameters: dict[str, Any], c
     assert found[0] == code
     assert message in found[1]
     assert triton("ask", "is_model_ready", "simple") is True
+
+
+def test_outputs_keep_their_names_when_the_model_is_exchanged_before_a_request_runs(
+    triton: Triton, client: Client, repository: Path
+) -> None:
+    path = repository / "exchanged" / "1" / "model.onnx"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(standard_models.simple())
+    client.load_model("exchanged")
+    inputs = {f"INPUT{i}": np.full((1, 16), i + 1, np.int32) for i in range(2)}
+    assert triton("infer", "exchanged", inputs)[0]["OUTPUT1"][0, 0] == -1
+    path.write_bytes(standard_models.simple(turned_round=True))
+    long = triton.begin("raw", "ModelInfer", looped("long", LONG))
+    wait_until(lambda: client.top().devices[0].arena_used, "the worker has the long request")
+    before = client.top().devices[0].arena_used
+    short = triton.begin("infer", "exchanged", inputs)
+    wait_until(lambda: client.top().devices[0].arena_used > before, "the worker has the short request")
+    client.load_model("exchanged")
+    assert not short.done()
+    outputs = short.result()[0]
+    assert (outputs["OUTPUT0"][0, 0], outputs["OUTPUT1"][0, 0]) == (3, -1)
+    assert long.result()["id"] == "long"
+
+
+def test_executions_are_runs_of_the_model(triton: Triton, client: Client) -> None:
+    def counts() -> tuple[int, int, dict[int, int]]:
+        found = triton("ask", "get_inference_statistics", "linear")["model_stats"][0]
+        batches = {int(each["batch_size"]): int(each["compute_infer"]["count"]) for each in found["batch_stats"]}
+        return int(found["inference_count"]), int(found["execution_count"]), batches
+
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 64]}
+    request = {"model_name": "linear", "inputs": [tensor], "raw_input_contents": encoded(bytes(256))}
+    triton("raw", "ModelInfer", request)
+    assert counts() == (1, 1, {1: 1})
+    # While the first runs, the others come together.
+    replies = triton("raw_stream", [looped("long", LONG), request, request, request])
+    assert not any(reply["error_message"] for reply in replies)
+    assert counts() == (4, 2, {1: 1, 3: 1})
 
 
 def looped(name: str, times: int, **parameters: Any) -> dict[str, Any]:

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ from remotegpu import errors
 from remotegpu.v1 import inference_pb2 as pb
 from remotegpu_server.standard import tensors, wire
 from remotegpu_server.standard.classification import classified
+from remotegpu_server.standard.refusals import Refused
+from remotegpu_server.standard.requests import request_of
+from remotegpu_server.standard.stream import Streams
 
 # Lengths on both sides of where a length takes a second and a third byte.
 _content = st.one_of(st.binary(max_size=40), st.sampled_from([bytes(127), bytes(128), bytes(20_000)]))
@@ -119,6 +123,36 @@ def test_what_is_refused_and_why(message: bytes, what: str) -> None:
         wire.split(message)
 
 
+@pytest.mark.parametrize(
+    ("message", "what"),
+    [
+        (b"\x3a\x00" * (wire.MOST_FIELDS + 1), "more than 4096 fields"),
+        (b"\x2a\x00" * (wire.MOST_FIELDS + 1), "more than 4096 fields"),
+        (b"\x0a\x81\x80\x80\x02" + bytes(wire.HEAD_LIMIT + 1), "at most 4194304 are read"),
+    ],
+)
+def test_a_request_that_would_hold_up_others_is_refused(message: bytes, what: str) -> None:
+    with pytest.raises(Refused, match=what):
+        wire.split(message)
+
+
+def test_what_a_request_may_have_of_dimensions_and_parameters() -> None:
+    message = pb.ModelInferRequest(model_name="m")
+    message.inputs.add(name="x", datatype="INT8", shape=[1] * 65)
+    with pytest.raises(Refused, match="65 dimensions"):
+        request_of(message, "")
+    del message.inputs[0].shape[1:]
+    for number in range(100):
+        message.inputs[0].parameters[f"p{number}"].bool_param = True
+        message.outputs.add(name=f"y{number}").parameters["classification"].int64_param = number + 1
+    assert [output.classification for output in request_of(message, "").outputs] == list(range(1, 101))
+    for tensor in (message.inputs[0], message.outputs[0]):
+        tensor.parameters["shared_memory_region"].string_param = "r"
+        with pytest.raises(Refused, match="Unable to find shared memory region: 'r'"):
+            request_of(message, "")
+        del tensor.parameters["shared_memory_region"]
+
+
 @given(st.text(max_size=200), _contents)
 def test_a_response_is_what_protobuf_would_have_made(request_id: str, contents: list[bytes]) -> None:
     names = [f"y{number}" for number in range(len(contents))]
@@ -185,3 +219,42 @@ def test_classification(array: np.ndarray[Any, Any], has_rows: bool, expected: l
     flat = np.array(expected, object)
     assert shape == flat.shape
     assert data == tensors.string_bytes(str(each).encode() for each in flat.reshape(-1))
+
+
+@pytest.mark.parametrize("shape", [(2**40, 0), (100_001, 1), (200_000,)])
+def test_a_classification_of_too_many_elements_is_refused(shape: tuple[int, ...]) -> None:
+    data = bytes(4 * int(np.prod(shape)))
+    with pytest.raises(Refused, match="at most 100000"):
+        classified("y", "FP32", shape, data, 150_000, len(shape) > 1)
+
+
+def test_long_typed_contents_become_bytes() -> None:
+    values = list(range(50_000))
+    assert tensors.typed_bytes("INT32", values) == np.array(values, np.int32).tobytes()
+    with pytest.raises(OverflowError):
+        tensors.typed_bytes("INT16", values)
+
+
+class Silent:
+    """The context of a stream whose caller says nothing."""
+
+    async def read(self) -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+
+def test_streams_end_when_the_server_drains_however_late_they_came_and_are_limited() -> None:
+    async def main() -> None:
+        streams = Streams(cast(Any, None), room=2)
+        open_streams = [asyncio.ensure_future(streams.serve("default", cast(Any, Silent()))) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Refused, match="2 streams are open"):
+            await streams.serve("default", cast(Any, Silent()))
+        streams.drain()  # before its readers have begun
+        open_streams[0].cancel()
+        for refused in await asyncio.wait_for(asyncio.gather(*open_streams, return_exceptions=True), 5):
+            assert isinstance(refused, Refused | asyncio.CancelledError)
+        with pytest.raises(Refused, match="draining"):
+            await asyncio.wait_for(streams.serve("default", cast(Any, Silent())), 5)
+
+    asyncio.run(main())

@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import secrets
 import time
 from collections.abc import Iterator
 from concurrent import futures
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -19,8 +22,11 @@ import remotegpu
 from remotegpu import Client, errors, graph, program, wire
 from remotegpu.local import LocalServer
 from remotegpu.v1 import compute_pb2, scheduler_pb2, stream_pb2
+from remotegpu_server.gateway import stream
+from remotegpu_server.gateway.shared import SharedSlots
 from tests.conftest import StartServer, wait_until
 from tests.fixtures.proxy import FaultProxy
+from tests.test_lost_leases import REQUEST, leases
 
 
 class RawStream:
@@ -52,8 +58,11 @@ class RawStream:
         failure: Any = caught.value
         return wire.error_from(dict(failure.trailing_metadata())[wire.ERROR_KEY])
 
-    def close(self) -> None:
+    def close_sending(self) -> None:
         self._unsent.put(None)
+
+    def close(self) -> None:
+        self.close_sending()
         self.call.cancel()
         self._channel.close()
 
@@ -241,6 +250,110 @@ def test_drain_ends_idle_streams_at_once(start_server: StartServer) -> None:
         assert time.monotonic() - started < 5.0
 
 
+def test_stream_that_the_client_has_closed_ends_with_its_last_answer(raw: RawStream) -> None:
+    for call in range(1, 61):
+        raw.send_bytes(large_answer(call))
+    raw.close_sending()
+    time.sleep(0.5)  # a client that is slow to read; without it the test would pass, but show nothing
+    answered = {wire.parse(stream_pb2.Envelope, wire.split_frame(frame)[0]).call for frame in raw.call}
+    assert answered == set(range(61))  # 0: the greeting
+
+
+def test_client_that_comes_and_goes_keeps_its_programs_for_the_whole_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "_RESUMED_WITHIN", 0.4)
+
+    async def scenario() -> None:
+        ended = asyncio.Event()
+
+        async def program(asked: stream.Asked, client: stream.Client, call: int) -> bytes:
+            client.submitted(call)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+            return b""
+
+        client = stream.Streams({}, program).client("tenant", bytes(16))
+        connection: Any = SimpleNamespace(caller=1)
+        client.attach(connection)
+        await client.receive(large_answer(1))
+        await asyncio.sleep(0)
+        client.detach(connection)
+        await asyncio.sleep(0.3)
+        client.attach(connection)
+        client.detach(connection)
+        began = time.monotonic()
+        await ended.wait()
+        assert time.monotonic() - began > 0.35
+
+    asyncio.run(scenario())
+
+
+def test_calls_without_a_lease_that_ask_together_have_their_own_patience() -> None:
+    async def scenario() -> None:
+        found = leases()
+        shared, holder = SharedSlots(found, 1, 10), await found.alloc(REQUEST, 0)
+        impatient = asyncio.create_task(shared.take("tenant", "model", 0.1))
+        await asyncio.sleep(0)
+        patient = asyncio.create_task(shared.take("tenant", "model", 10))
+        with pytest.raises(errors.Busy) as caught:
+            await impatient
+        assert 0.1 <= caught.value.waited < 1
+        with pytest.raises(errors.Busy):
+            await shared.take("tenant", "model", 0.05)  # nor does one that comes later wait as long as the other
+        found.dealloc(holder.key, "tenant")
+        assert (await patient).device == 0
+
+    asyncio.run(scenario())
+
+
+def test_call_that_comes_as_the_last_one_gives_up_asks_anew() -> None:
+    async def scenario() -> None:
+        found = leases()
+        shared, holder = SharedSlots(found, 1, 10), await found.alloc(REQUEST, 0)
+        first = asyncio.create_task(shared.take("tenant", "model", 10))
+        await asyncio.sleep(0.01)
+        first.cancel()
+        await asyncio.sleep(0)  # it hears of that, and not yet what it had asked
+        second = asyncio.create_task(shared.take("tenant", "model", 10))
+        await asyncio.sleep(0.01)
+        assert not second.done()
+        found.dealloc(holder.key, "tenant")
+        slot = await second
+        shared.give_back(slot)
+        shared.end_idle()
+        assert not found.snapshot().leases
+
+    asyncio.run(scenario())
+
+
+def test_queue_timeout_counts_wherever_a_call_without_a_lease_waits(start_server: StartServer) -> None:
+    server = start_server()
+    raw = RawStream(server.port)
+    assert raw.read().HasField("hello")
+    with Client(server.url, timeout=20) as client, client.alloc(exclusive=True):
+        began = time.monotonic()
+        raw.send_bytes(large_answer(1, queue_timeout_ms=200))
+        assert raw.read().error.kind == "Busy"
+        assert 0.2 <= time.monotonic() - began < 2
+    raw.close()
+
+
+def test_clients_are_told_apart_where_batches_wait_for_company(start_server: StartServer, models: Path) -> None:
+    server = start_server("--models", str(models), "--max-delay", "300")
+    x = np.ones((1, 64), np.float32)
+    with Client(server.url, timeout=20) as one, Client(server.url, timeout=20) as other:
+        first, second = one.model("linear"), other.model("linear")
+        first(x)
+        began = time.monotonic()
+        first(x)
+        assert time.monotonic() - began < 0.25  # there is nobody to wait for
+        second(x)
+        began = time.monotonic()
+        first(x)
+        assert time.monotonic() - began > 0.29
+
+
 @pytest.mark.slow
 def test_client_that_does_not_read_is_cut_off_and_others_go_on(start_server: StartServer) -> None:
     server = start_server()
@@ -260,11 +373,11 @@ def test_client_that_does_not_read_is_cut_off_and_others_go_on(start_server: Sta
     raw.close()
 
 
-def large_answer(call: int) -> bytes:
+def large_answer(call: int, **fields: Any) -> bytes:
     """The frame of a program whose result has 200 KB."""
     value = graph.Value(graph.Operation("zeros", ((25_000,),)))
     encoded, _ = program.encode(graph.plan([value], keep=None))
-    header = compute_pb2.RunHeader(deadline_ms=60_000)
+    header = compute_pb2.RunHeader(deadline_ms=60_000, **fields)
     return wire.join(header.SerializeToString(), encoded.SerializeToString(), envelope=wire.call_envelope(call))
 
 

@@ -76,6 +76,19 @@ def test_a_model_file_tells_what_has_no_shape_and_what_lies_elsewhere() -> None:
     assert onnx_file.facts(with_external_data()).external
 
 
+def test_data_in_other_files_cannot_be_hidden_by_tags_that_onnx_runtime_reads_otherwise() -> None:
+    hidden = with_external_data()
+    tags = [b"\x6a", b"\x70"]  # of external_data, data_location
+    for tag in tags:
+        assert tag in hidden
+        # ONNX Runtime's parser drops the 33rd bit of a tag.
+        hidden = hidden.replace(tag, bytes([tag[0] | 0x80]) + b"\x80\x80\x80\x10")
+    with pytest.raises(ValueError, match="more than 32 bits"):
+        onnx_file.facts(b"\xf8\x80\x80\x80\x10\x00")
+    with pytest.raises(ValueError):
+        onnx_file.facts(hidden)
+
+
 @given(st.binary(max_size=80), st.integers(0, 10_000))
 def test_any_bytes_are_read_or_refused(noise: bytes, cut: int) -> None:
     whole = with_external_data()

@@ -47,7 +47,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rest", metavar="HOST:PORT", help="the same over HTTP/JSON (default: nowhere)")
     parser.add_argument("--insecure", action="store_true", help="allow other addresses than loopback without TLS")
-    parser.add_argument("--models", metavar="DIR", help="model repository: DIR/<name>/<version>/model.onnx")
+    parser.add_argument(
+        "--models",
+        metavar="DIR",
+        help="model repository: DIR/<name>/<version>/model.onnx (or program.rgpu, function.py)",
+    )
     parser.add_argument(
         "--model-memory",
         metavar="SIZE",

@@ -159,11 +159,6 @@ class ContentStore:
         entry = self._present(tenant, digest)
         return None if entry is None else self._content_path(entry)
 
-    def size_of(self, tenant: str, digest: bytes) -> int | None:
-        """The bytes of a content, if that tenant has it."""
-        entry = self._present(tenant, digest)
-        return None if entry is None else entry.size
-
     def pin(self, tenant: str, digests: Sequence[bytes]) -> Pins:
         """Keeps contents until `Pins.release`, for a call or a loaded model.
 

@@ -98,6 +98,8 @@ class Done(NamedTuple):
     d2h_ns: int
     # Bytes that all handles hold on the device when this is sent.
     memory_held: int
+    # Calls in its last model run, if it was the first of them; 0 for the others: each run is told once.
+    batch: int = 0
 
 
 class Parked(NamedTuple):
@@ -172,7 +174,7 @@ _LAYOUTS: dict[type[Record], struct.Struct] = {
     Drop: struct.Struct("<BQ"),
     ReleaseReply: struct.Struct("<BQ"),
     Ready: struct.Struct("<BQQQ"),
-    Done: struct.Struct("<BQBQQQQQQQQ"),
+    Done: struct.Struct("<BQBQQQQQQQQQ"),
     Dropped: struct.Struct("<BQQ"),
     Failed: struct.Struct("<BQQ"),
     Parked: struct.Struct("<BQ"),
@@ -183,14 +185,14 @@ _LAYOUTS: dict[type[Record], struct.Struct] = {
     Begun: struct.Struct("<BQ"),
     Answered: struct.Struct("<BQBQQ"),
 }
-_NUMBERS = {cls: number for number, cls in enumerate(_LAYOUTS)}
+_PACKERS = {cls: (layout.pack, number) for number, (cls, layout) in enumerate(_LAYOUTS.items())}
 _KINDS = tuple(_LAYOUTS.items())
 
 
 def pack(record: Record) -> bytes:
     """The bytes of a record. A packet is one or more of these, at most PACKET_LIMIT bytes."""
-    cls = type(record)
-    return _LAYOUTS[cls].pack(_NUMBERS[cls], *record)
+    pack_fields, number = _PACKERS[type(record)]
+    return pack_fields(number, *record)
 
 
 def unpack(packet: bytes) -> list[Record]:
@@ -203,6 +205,6 @@ def unpack(packet: bytes) -> list[Record]:
         cls, layout = _KINDS[packet[position]]
         if position + layout.size > end:
             raise ValueError(f"a record cut short at byte {position}: {packet!r:.80}")
-        found.append(cls(*layout.unpack_from(packet, position)[1:]))
+        found.append(cls._make(layout.unpack_from(packet, position)[1:]))
         position += layout.size
     return found

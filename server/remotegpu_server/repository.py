@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The remotegpu authors
 # SPDX-License-Identifier: Apache-2.0
 """The model repository: a folder `DIR/<name>/<version>/model.onnx`, the layout that Triton uses, with no configuration.
+In the place of `model.onnx` there may be `program.rgpu` (a saved program) or `function.py` (the operator's own).
 
 Versions are whole numbers. A folder `<name>` may have a file `aliases.toml` with lines such as `stable = 2`. What else
 lies there is passed over. Names from callers never become paths: they are looked up in what was found here.
@@ -15,6 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 FILE = "model.onnx"
+PROGRAM = "program.rgpu"
+FUNCTION = "function.py"
+# Exactly one of them makes a version.
+FILES = (FILE, PROGRAM, FUNCTION)
 ALIASES = "aliases.toml"
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
@@ -27,12 +32,14 @@ ALIAS_NAMES = f"{NAMES}, and not a number"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One version of a model: its file, and the bytes of all that lies in the version's folder."""
+    """One version of a model: its file, and the bytes of all that lies in the version's folder. `is_alone`: nothing
+    else does, such as the external data of the model."""
 
     name: str
     version: str
     path: Path
     size: int
+    is_alone: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +102,13 @@ def _versions(folder: Path) -> dict[str, Entry]:
             continue
         if not is_version(path.name):
             raise ValueError(f"{path}: a version is {VERSIONS}")
-        if not (path / FILE).is_file():
-            raise ValueError(f"{path}: no {FILE} in it")
-        size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
-        found[path.name] = Entry(folder.name, path.name, path / FILE, size)
+        present = [file for file in FILES if (path / file).is_file()]
+        if not present:
+            raise ValueError(f"{path}: no {FILE} in it, nor {PROGRAM} or {FUNCTION}")
+        if len(present) > 1:
+            raise ValueError(f"{path}: {' and '.join(present)} in it: a version has one of them")
+        sizes = [file.stat().st_size for file in path.iterdir() if file.is_file()]
+        found[path.name] = Entry(folder.name, path.name, path / present[0], sum(sizes), is_alone=len(sizes) == 1)
     if not found:
         raise ValueError(f"{folder}: no <version>/{FILE} in it")
     return {version: found[version] for version in sorted(found, key=int)}

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 from remotegpu._version import __version__
 
 if TYPE_CHECKING:
+    from remotegpu._async.client import AsyncClient
+    from remotegpu._async.lease import AsyncLease
     from remotegpu.answers import Explanation, Settings
     from remotegpu.array import Array
-    from remotegpu.client import Client, Statistics
+    from remotegpu.client import Client
     from remotegpu.errors import (
         Busy,
         ConfigurationError,
@@ -44,12 +46,17 @@ if TYPE_CHECKING:
         StoreFull,
         TransportError,
         Unavailable,
+        WouldBlock,
     )
     from remotegpu.lease import Lease
     from remotegpu.result import Timing
+    from remotegpu.saving import save_program
+    from remotegpu.statistics import Statistics
 
 __all__ = [
     "Array",
+    "AsyncClient",
+    "AsyncLease",
     "Busy",
     "Client",
     "ConfigurationError",
@@ -84,18 +91,23 @@ __all__ = [
     "Timing",
     "TransportError",
     "Unavailable",
+    "WouldBlock",
     "__version__",
+    "save_program",
 ]
 
 # Where each name comes from; those not named here are errors.
 _MODULES = {
     "Array": "array",
+    "AsyncClient": "_async.client",
+    "AsyncLease": "_async.lease",
     "Client": "client",
     "Explanation": "answers",
     "Lease": "lease",
     "Settings": "answers",
-    "Statistics": "client",
+    "Statistics": "statistics",
     "Timing": "result",
+    "save_program": "saving",
 }
 _MODULES |= dict.fromkeys(set(__all__) - {*_MODULES, "__version__"}, "errors")
 

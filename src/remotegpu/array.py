@@ -16,7 +16,19 @@ from typing import Any, Protocol
 import numpy as np
 
 from remotegpu.dtypes import Dtype
-from remotegpu.graph import Constant, Dim, ModelCall, Operation, Packed, Picture, Remote, Shape, Source, Value
+from remotegpu.graph import (
+    Constant,
+    Dim,
+    ModelCall,
+    Operation,
+    Packed,
+    Picture,
+    Placeholder,
+    Remote,
+    Shape,
+    Source,
+    Value,
+)
 from remotegpu.inference.shapes import settled
 from remotegpu.operations import Unresolved, record
 from remotegpu.opset import STANDARD, TABLE
@@ -357,6 +369,8 @@ def _state(value: Value) -> str:
             return "to be sent packed"
         case Remote():
             return "to be fetched"
+        case Placeholder():
+            return "an input"
         case Operation(name=name):
             return f"pending {name}"
         case ModelCall(model=model):

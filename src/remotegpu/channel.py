@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The remotegpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""The client's only file that imports grpc: channels, streams of bytes, and foreign errors turned into ours."""
+"""Channels, streams of bytes, and foreign errors turned into ours. The client's only file that imports grpc, beside
+`_async/channel.py`, which has the same for an event loop."""
 
 from __future__ import annotations
 
@@ -61,6 +62,10 @@ class Connection:
             found = self._methods[kind, name] = getattr(self.channel, kind)(f"/remotegpu.v1.{name}")
         return found
 
+    def close(self) -> None:
+        """Ends the connection and the calls under way."""
+        self.channel.close()
+
 
 class NoStreams(errors.Error):
     """The server does not know long-lived streams."""
@@ -81,7 +86,7 @@ class LongStream:
             return frame
         except StopIteration:
             self._call.cancel()
-            failure: grpc.RpcError = _Ended()
+            failure: grpc.RpcError = Ended()
         except grpc.RpcError as error:
             failure = error
         raise self._over(failure)
@@ -91,7 +96,7 @@ class LongStream:
         self._call.cancel()
 
 
-class _Ended(grpc.RpcError):
+class Ended(grpc.RpcError):
     """The server has ended a stream well."""
 
     def code(self) -> grpc.StatusCode:

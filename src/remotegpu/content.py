@@ -5,19 +5,19 @@ the server itself.
 
 A call names the contents that it uses by digest only. If the server does not have one of them, it says so before
 anything has run; then they are put there, and the call is sent again. So a content costs its bytes once for each server
-and nothing afterwards, not even a question.
+and nothing afterwards, not even a question. `upload.py` does that; here is what they are made of, without I/O but the
+reading of files.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -25,17 +25,8 @@ from remotegpu import errors, graph, wire
 from remotegpu.compression import compress
 from remotegpu.dtypes import Dtype
 from remotegpu.operations import host_value, travelling
-from remotegpu.transport import Transport
 from remotegpu.v1 import compute_pb2 as pb
 
-T = TypeVar("T")
-
-# What an upload is allowed to take, if nothing else is said: this long, and as long as the bytes take at this speed.
-# Seconds, bytes per second.
-_LEAST_TIME = 60.0
-_LEAST_SPEED = 256 * 1024
-# Uploads that break off one after the other without any progress.
-_TRIES = 5
 # An image that the server fetches, unless its limit is given. Bytes.
 IMAGE_LIMIT = 32 * 1024**2
 _URL_LIMIT = 8192
@@ -105,96 +96,11 @@ def _digest_of(host: np.ndarray[Any, Dtype]) -> bytes:
     return digest
 
 
-# Contents on the server.
-
-
-def put(transport: Transport, blob: Blob, timeout: float | None, stored: pb.HasReply.Stored | None = None) -> bool:
-    """Brings a content to the server, unless it is there: True if it had to be sent. An upload that breaks off is
-    resumed where it stopped. `timeout`: seconds for everything, None: as long as a slow line needs. `stored`: what the
-    server has just said that it has.
-
-    Raises StoreFull, InvalidInput for bytes that changed meanwhile, or a TransportError."""
-    until = time.monotonic() + (_LEAST_TIME + blob.size / _LEAST_SPEED if timeout is None else timeout)
-    tries, reached = 0, -1
-    while True:
-        stored = stored or _stored(transport, [blob.digest], until)[0]
-        if stored.complete:
-            return tries > 0
-        if stored.size > reached:
-            tries, reached = 0, stored.size
-        tries += 1
-        offset, stored = stored.size, None
-        try:
-            return _upload(transport, blob, offset, until)
-        except (errors.ConnectionLost, errors.Unavailable, errors.InvalidInput) as error:
-            # The part on the server may have gone between the question and the upload.
-            final = isinstance(error, errors.InvalidInput) and error.field != "content offset"
-            if final or tries >= _TRIES or time.monotonic() >= until:
-                raise
-            if isinstance(error, errors.Unavailable):
-                time.sleep(min(error.retry_after, max(until - time.monotonic(), 0)))
-
-
-def _stored(transport: Transport, digests: Sequence[bytes], until: float) -> Sequence[pb.HasReply.Stored]:
-    request = pb.HasRequest(digests=digests).SerializeToString()
-    answer = transport.unary("Compute/Has", request, _left(until), idempotent=True)
-    stored = wire.parse(pb.HasReply, answer).stored
-    if len(stored) != len(digests):
-        raise errors.ProtocolError(what=f"{len(stored)} answers about {len(digests)} contents")
-    return stored
-
-
-def _upload(transport: Transport, blob: Blob, offset: int, until: float) -> bool:
-    def messages() -> Iterator[bytes]:
-        header = pb.PutHeader(digest=blob.digest, size=blob.size, offset=offset).SerializeToString()
-        for piece in blob.pieces(offset):
-            yield wire.join(header, b"", (piece,))
-            header = b""
-        if header:
-            yield wire.join(header, b"")
-
-    answers = list(transport.stream("Compute/Put", messages, False, _left(until)))
-    return wire.parse(pb.PutReply, answers[0]).stored_now
-
-
-def supply(transport: Transport, plan: graph.Plan, timeout: float | None) -> None:
-    """Puts the contents of a program that the server does not have. Raises as `put` does."""
-    contents = [node for _, node in plan.contents.values()]
-    until = time.monotonic() + (_LEAST_TIME if timeout is None else timeout)
-    stored = _stored(transport, [node.digest for node in contents], until)
-    for node, there in zip(contents, stored, strict=True):
-        if not there.complete:
-            blob = Blob(node.digest, node.array.nbytes, wire.bytes_of(node.array))
-            put(transport, blob, None if timeout is None else _left(until), there)
-
-
-def call(
-    send: Callable[[float | None], T], transport: Callable[[], Transport], plan: graph.Plan, timeout: float | None
-) -> T:
-    """A call of that program. `send` takes the seconds that it may take; if the server lacks contents, they are put
-    there and it is sent again, once. They have time of their own unless a `timeout` is given, which is for everything.
-    Raises any error of the tree."""
-    started = time.monotonic()
-
-    def left() -> float | None:
-        return None if timeout is None else max(timeout - (time.monotonic() - started), 0.001)
-
-    try:
-        return send(timeout)
-    except errors.ContentMissing:
-        supply(transport(), plan, left())
-    return send(left())
-
-
 def attach(header: pb.RunHeader, plan: graph.Plan) -> None:
     """Names in a call's header the contents and files that its program refers to by number."""
     header.contents.extend(plan.contents)
     for node in plan.remotes:
         header.fetches.add(url=node.url, limit=node.limit)
-
-
-def _left(until: float) -> float:
-    return max(until - time.monotonic(), 0.001)
 
 
 # Values of the graph.

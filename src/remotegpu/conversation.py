@@ -17,11 +17,8 @@ from queue import SimpleQueue
 from typing import Protocol
 
 from remotegpu import errors
-from remotegpu.multiplexer import Call, Multiplexer
+from remotegpu.multiplexer import MOST_CALLS, Call, Multiplexer, copy_of
 from remotegpu.watchdog import Watchdog
-
-# Calls under way on one stream; the server takes as many. More take calls of their own.
-MOST_CALLS = 128
 
 
 class Stream(Protocol):
@@ -177,12 +174,12 @@ class Conversation:
             if isinstance(error, errors.TransportError):
                 self._calls.broken(connected=not isinstance(error, errors.ConnectError))
                 for call, event in self._followers.items():
-                    self._interrupted[call] = _copy(error)
+                    self._interrupted[call] = copy_of(error)
                     event.set()
             else:
                 refused = self._calls.refused()
                 for call in refused:
-                    call.error = _copy(error)
+                    call.error = copy_of(error)
                 self._wake(refused)
 
     def _silent(self) -> None:
@@ -208,10 +205,3 @@ class Conversation:
         if line is not None:
             line.end()
             line.stream.cancel()
-
-
-def _copy(error: errors.Error) -> errors.Error:
-    """One for each thread: an exception collects the frames of whoever raises it."""
-    made = errors.from_fields(type(error).__name__, error.fields())
-    made.__cause__ = error.__cause__
-    return made

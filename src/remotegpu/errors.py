@@ -30,6 +30,7 @@
     │   └── QueueFull              as many calls wait for the device as may; retryable
     ├── QueueTimeout               the call had not begun when its time in the queue was over; retryable
     ├── ConfigurationError         a setting of this process is missing or unusable
+    ├── WouldBlock                 an async lease was asked for data without `await`; nothing was sent
     └── UnknownRemoteError         an error that this version has no class for: the server has another version
 
 Each class builds its sentence from its fields and keeps them. On the wire an error is its class name and its fields
@@ -415,6 +416,18 @@ class ConfigurationError(Error):
 
     def __str__(self) -> str:
         return f"{self.setting}: {self.why}"
+
+
+@dataclass(kw_only=True, eq=False)
+class WouldBlock(Error):
+    """Something of an async lease that costs a round trip was asked for where nothing can be awaited, such as
+    `float(x)`. `instead`: what to write."""
+
+    what: str
+    instead: str
+
+    def __str__(self) -> str:
+        return f"{self.what} needs a round trip, which nothing here can await; write `{self.instead}`"
 
 
 @dataclass(kw_only=True, eq=False)

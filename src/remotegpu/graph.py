@@ -103,6 +103,13 @@ class Remote:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Placeholder:
+    """An input of a program that is saved: its place among all."""
+
+    input: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Operation:
     """An array operation. Arguments are values, Python scalars, None, Ellipsis, strings, dtypes, slices with plain
     numbers, and tuples of these."""
@@ -130,7 +137,7 @@ class NamedPort:
     name: str
 
 
-Origin = Source | Picture | Constant | Packed | Remote | Operation | ModelCall | NamedPort
+Origin = Source | Picture | Constant | Packed | Remote | Placeholder | Operation | ModelCall | NamedPort
 
 
 class Value:

@@ -6,18 +6,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from remotegpu import errors, graph
+from remotegpu.array import Session
 from remotegpu.dtypes import BYTES, Dtype, from_number
 from remotegpu.strings import STRINGS, strings_of
 from remotegpu.v1 import compute_pb2 as pb
 
 if TYPE_CHECKING:
     from remotegpu.array import Array
-    from remotegpu.session import DeviceSession
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +138,20 @@ class Catalog:
         self.digest = message.digest
 
 
+class ModelSession(Session, Protocol):
+    """Where models run: one device of a lease. Beside what arrays need:"""
+
+    def known_signature(self, name: str) -> ModelSignature | None:
+        """The model's signature if this process has it already."""
+
+    def signature(self, name: str) -> ModelSignature:
+        """The model's signature; asks the server if it is not known."""
+
+
 class Model:
     """A model on a leased device. Calling it records a node; nothing is sent."""
 
-    def __init__(self, session: DeviceSession, name: str) -> None:
+    def __init__(self, session: ModelSession, name: str) -> None:
         self.name = name
         self._session = session
 
@@ -189,7 +199,7 @@ class ModelOutputs:
 
     def __init__(
         self,
-        session: DeviceSession,
+        session: ModelSession,
         call: graph.ModelCall,
         signature: ModelSignature | None,
         metas: tuple[graph.Meta, ...] | None,

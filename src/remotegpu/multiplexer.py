@@ -19,6 +19,8 @@ from remotegpu import errors, wire
 from remotegpu.v1 import stream_pb2
 
 RUN = "Compute/Run"
+# Calls under way on one stream; the server takes as many. More take calls of their own.
+MOST_CALLS = 128
 
 
 @dataclass(slots=True, eq=False)
@@ -148,3 +150,10 @@ class Multiplexer:
         if self._pending.pop(call.number, None) is None or not call.handed_out:
             return None
         return wire.join(b"", b"", envelope=stream_pb2.Envelope(call=call.number, cancel=True).SerializeToString())
+
+
+def copy_of(error: errors.Error) -> errors.Error:
+    """One for each caller: an exception collects the frames of whoever raises it."""
+    made = type(error)(**error.fields())
+    made.__cause__ = error.__cause__
+    return made

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -105,6 +105,10 @@ def _encode_handle(target: pb.Node, node: graph.Handle, _plan: graph.Plan, _body
     target.handle.epoch = node.epoch
 
 
+def _encode_placeholder(target: pb.Node, node: graph.Placeholder, _plan: graph.Plan, _body: wire.Body) -> None:
+    target.placeholder.input = node.input
+
+
 def _encode_operation(target: pb.Node, node: graph.Operation, plan: graph.Plan, _body: wire.Body) -> None:
     operation = target.operation
     operation.name = node.name
@@ -134,6 +138,7 @@ _ENCODERS: dict[type, Callable[[pb.Node, Any, graph.Plan, wire.Body], None]] = {
     graph.Packed: _encode_packed,
     graph.Remote: _encode_remote,
     graph.Handle: _encode_handle,
+    graph.Placeholder: _encode_placeholder,
     graph.Operation: _encode_operation,
     graph.ModelCall: _encode_model,
     graph.NamedPort: _encode_port,
@@ -222,6 +227,8 @@ class _Checker:
         self._device = device
         self._attached = attached
         self._expanded = 0
+        # The dtypes of the placeholders that there may be.
+        self.placeholders: Sequence[int] = ()
         # Nodes that are string tensors.
         self._strings: set[int] = set()
         self._here = 0
@@ -327,6 +334,13 @@ class _Checker:
         if handle.epoch != self._epoch:
             raise errors.LeaseLost(device=self._device, epoch=self._epoch, why="its worker was restarted")
 
+    def _placeholder(self, placeholder: pb.Placeholder) -> None:
+        if placeholder.input >= len(self.placeholders):
+            field, limit = f"node {self._here}", f"one of {len(self.placeholders)} inputs of a saved program"
+            raise errors.InvalidInput(field=field, limit=limit, given=f"input {placeholder.input}")
+        if self.placeholders[placeholder.input] == pb.DTYPE_BYTES:
+            self._strings.add(self._here)
+
     def _operation(self, operation: pb.Operation) -> None:
         if not self._known(operation.name):
             raise errors.InvalidInput(
@@ -334,10 +348,8 @@ class _Checker:
                 limit="an operation of this server",
                 given=f"operation {operation.name!r:.80}",
             )
-        for argument in operation.args:
+        for argument in (*operation.args, *(keyword.value for keyword in operation.kwargs)):
             self._argument(argument, 0)
-        for keyword in operation.kwargs:
-            self._argument(keyword.value, 0)
 
     def _argument(self, argument: pb.Argument, depth: int) -> None:
         kind = argument.WhichOneof("value")
@@ -378,7 +390,11 @@ def check(
     epoch: int,
     device: int,
     attached: tuple[int, int] = (0, 0),
+    placeholders: Sequence[int] = (),
 ) -> None:
-    """`attached`: how many contents and how many fetched files the call has. Raises InvalidInput (which node, what is
-    allowed, what was given) or LeaseLost (a handle of an older epoch)."""
-    _Checker(known, body_size, epoch, device, attached).check(program)
+    """`attached`: how many contents and fetched files the call has; `placeholders`: dtype numbers of a saved program's
+    inputs. Raises InvalidInput (which node, what is allowed, what was given) or LeaseLost (a handle of an older epoch).
+    """
+    checker = _Checker(known, body_size, epoch, device, attached)
+    checker.placeholders = placeholders
+    checker.check(program)

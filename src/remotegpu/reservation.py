@@ -15,6 +15,8 @@ from remotegpu.v1 import lease_pb2
 # The longest time that can be asked for: what the wire's 32 bits of milliseconds hold. Seconds.
 LONGEST = (2**32 - 1) / 1000
 HIGHEST_PRIORITY = 9
+# The most and the least often that snapshots are sent. Seconds.
+SHORTEST_INTERVAL, LONGEST_INTERVAL = 0.1, 60.0
 
 
 class ReservationFields(TypedDict, total=False):
@@ -41,6 +43,14 @@ def check_seconds(field: str, given: Any, *, or_none: bool = False) -> None:
     if not is_time or not (0 < given <= LONGEST or (or_none and given == 0)):  # false for NaN
         limit = f"{'0 or ' if or_none else ''}seconds above 0, at most {LONGEST:.0f}"
         raise errors.InvalidInput(field=field, limit=limit, given=reprlib.repr(given))
+
+
+def check_interval(given: Any) -> None:
+    """Raises InvalidInput for what is not a time between snapshots."""
+    check_seconds("interval", given)
+    if not SHORTEST_INTERVAL <= given <= LONGEST_INTERVAL:
+        limit = f"{SHORTEST_INTERVAL:g} to {LONGEST_INTERVAL:g} seconds"
+        raise errors.InvalidInput(field="interval", limit=limit, given=str(given))
 
 
 def check_whole(field: str, given: Any, least: int, most: int) -> None:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,28 +84,37 @@ def _strings(part: HostArray, shape: tuple[int, ...]) -> HostArray:
         raise errors.ProtocolError(what=f"an output: {error}") from error
 
 
-def receive(messages: Iterator[bytes], started: float) -> Reply:
+class Receiver:
     """Puts a streamed (or single) reply together; the body is written once, where it stays. `started`: when the call
-    began, on `time.perf_counter`.
+    began, on `time.perf_counter`."""
 
-    Raises ProtocolError for a body that is shorter or longer than announced."""
-    head, middle, piece = wire.split(next(messages, b""))
-    header = wire.parse(compute_pb2.RunReplyHeader, head)
-    result = wire.parse(program_pb2.Result, middle)
-    body = np.empty(header.body_size, np.uint8)
-    position = 0
-    while True:
-        if position + len(piece) > len(body):
-            raise errors.ProtocolError(what=f"{len(body)} bytes of result announced, more came")
-        body[position : position + len(piece)] = np.frombuffer(piece, np.uint8)
-        position += len(piece)
-        message = next(messages, None)
-        if message is None:
-            break
-        piece = wire.split(message)[2]
-    if position != len(body):
-        raise errors.ProtocolError(what=f"{len(body)} bytes of result announced, {position} came: cut short")
-    return Reply(header, result, body, time.perf_counter() - started)
+    def __init__(self, started: float) -> None:
+        self._started = started
+        self._header: compute_pb2.RunReplyHeader | None = None
+        self._result = program_pb2.Result()
+        self._body: HostArray = np.empty(0, np.uint8)
+        self._position = 0
+
+    def add(self, message: bytes) -> None:
+        """The next message. Raises ProtocolError for a body that is longer than announced."""
+        head, middle, piece = wire.split(message)
+        if self._header is None:
+            self._header = wire.parse(compute_pb2.RunReplyHeader, head)
+            self._result = wire.parse(program_pb2.Result, middle)
+            self._body = np.empty(self._header.body_size, np.uint8)
+        position, end = self._position, self._position + len(piece)
+        if end > len(self._body):
+            raise errors.ProtocolError(what=f"{len(self._body)} bytes of result announced, more came")
+        self._body[position:end] = np.frombuffer(piece, np.uint8)
+        self._position = end
+
+    def finish(self) -> Reply:
+        """The reply. Raises ProtocolError for a body that is shorter than announced."""
+        header = self._header or compute_pb2.RunReplyHeader()
+        if self._position != len(self._body):
+            what = f"{len(self._body)} bytes of result announced, {self._position} came: cut short"
+            raise errors.ProtocolError(what=what)
+        return Reply(header, self._result, self._body, time.perf_counter() - self._started)
 
 
 def _timing(timing: compute_pb2.Timing, round_trip: float) -> Timing:

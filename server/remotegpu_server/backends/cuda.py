@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -45,6 +45,7 @@ class CudaDevice:
         # Pools of leases that have ended, until they are empty. `drop` comes from another thread than programs.
         self._dropped: list[Any] = []
         self._dropped_lock = threading.Lock()
+        self._give_back: Callable[[], None] = lambda: None
         self.name = runtime.getDeviceProperties(0)["name"].decode()
         self.provider = (
             "CUDAExecutionProvider",
@@ -102,6 +103,7 @@ class CudaDevice:
             if 0 < pool.get_limit() < pool.total_bytes() + size:
                 raise  # the lease declared no more: nobody else need lose anything
         self._free_dropped()
+        self._give_back()
         self._stream.synchronize()
         self._pool(0).free_all_blocks()
         return pool.malloc(size)
@@ -126,6 +128,9 @@ class CudaDevice:
                 pool.free_all_blocks()
             with self._dropped_lock:
                 self._dropped += [pool for pool in dropped if pool.used_bytes()]
+
+    def when_short(self, give_back: Callable[[], None]) -> None:
+        self._give_back = give_back
 
     def free_memory(self) -> int:
         free, _total = runtime.memGetInfo()

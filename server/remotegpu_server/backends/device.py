@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -42,6 +43,10 @@ class Device(Protocol):
         """Gives back the memory of a lease, after its arrays are gone, at the latest before the next `memory_scope`.
         The only method that any thread may call, also while a program of another lease runs; it must not wait for it.
         """
+
+    def when_short(self, give_back: Callable[[], None]) -> None:
+        """Has that called when the device has no more memory, before an allocation fails for it: it lets go of arrays
+        that are kept for later. Any thread that allocates may call it."""
 
     def free_memory(self) -> int:
         """Bytes that leases may declare."""

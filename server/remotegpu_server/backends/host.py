@@ -8,6 +8,7 @@ import contextlib
 import os
 import resource
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import array_api_compat.numpy
 import numpy as np
 
 from .device import HostArray
+
+_NO_SCOPE = contextlib.nullcontext()
 
 
 class HostDevice:
@@ -52,10 +55,13 @@ class HostDevice:
         return array if array.base is None else array.copy()
 
     def memory_scope(self, lease: int, limit: int) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
+        return _NO_SCOPE
 
     def drop(self, lease: int) -> None:
         """Nothing to do: the arrays were the memory."""
+
+    def when_short(self, give_back: Callable[[], None]) -> None:
+        """Nothing to do: what could be given back are mapped files, most of the time."""
 
     def free_memory(self) -> int:
         return self._memory

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The remotegpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX models of a device: what a loaded file takes and gives, and its runs."""
+"""Models of a device: what a loaded file takes and gives, and its runs; ONNX models."""
 
 from __future__ import annotations
 
@@ -28,19 +28,17 @@ _TYPES = {"float": "float32", "double": "float64"}  # the others are named as Nu
 
 
 class Model:
-    """One loaded model. Runs of several threads may overlap.
+    """One loaded model of whatever kind. Runs of several threads may overlap.
 
     `output_names` are in the model's order. `max_batch`: rows that one run may have when calls are put together along
-    the first dimension; 0: they are not. `nbytes`: device memory that it is counted with."""
+    the first dimension; 0: they are not. `nbytes`: device memory that it is counted with. `calls`: references of the
+    models that it calls itself."""
 
-    def __init__(self, file: worker.ModelFile, device: Device, options: SessionOptions) -> None:
-        """Loads the file. Not warm yet, and counted with its file's size: see `load`. Raises whatever goes wrong."""
-        content = Path(file.path).read_bytes()
-        digest = hashlib.sha256(content).digest()
-        if file.digest and digest != file.digest:
-            why = "its file was changed after it had been loaded: load it again"
-            raise errors.ModelUnusable(model=f"{file.name}:{file.version}", why=why)
-        facts = _facts(file, content)
+    calls: Sequence[str] = ()
+
+    def __init__(self, file: worker.ModelFile, device: Device, signature: pb.ModelSignature) -> None:
+        """Not warm yet, and counted with its file's size: see `load`. The signature has what the kind of model knows;
+        name and version are added here."""
         self.name, self.version = file.name, file.version
         self.nbytes = file.size
         self.max_batch = 0
@@ -49,24 +47,22 @@ class Model:
         self._runs = 0
         self._counting = threading.Lock()
         self._device = device
-        # By its path only where ONNX Runtime must find what lies beside it.
-        self._session = Session(Path(file.path) if facts.external else content, device, options)
-        self.signature = pb.ModelSignature(
-            name=file.name,
-            version=file.version,
-            digest=digest,
-            inputs=[_signature(node, facts) for node in self._session.inputs],
-            outputs=[_signature(node, facts) for node in self._session.outputs],
-            platform=PLATFORM,
-        )
-        self.inputs = [_port(tensor) for tensor in self.signature.inputs]
-        self.outputs = [_port(tensor) for tensor in self.signature.outputs]
-        self.output_names = [port.name for port in self.outputs]
-        self._names = [port.name for port in self.inputs]
-        self._dtypes = [port.dtype for port in self.outputs]
+        self._describe(signature)
 
     def __repr__(self) -> str:
-        return f"<Model {self.name}:{self.version}>"
+        return f"<{type(self).__name__} {self.name}:{self.version}>"
+
+    def _describe(self, signature: pb.ModelSignature) -> None:
+        self.signature = signature
+        signature.name, signature.version = self.name, self.version
+        self.inputs = [_port(tensor) for tensor in signature.inputs]
+        self.outputs = [_port(tensor) for tensor in signature.outputs]
+        self.output_names = [port.name for port in self.outputs]
+        self._names = [port.name for port in self.inputs]
+
+    def _run(self, feed: Mapping[str, Any]) -> list[Any]:
+        """A run, of any thread. Raises whatever goes wrong."""
+        raise NotImplementedError
 
     @property
     def is_running(self) -> bool:
@@ -104,16 +100,27 @@ class Model:
     def run(self, feed: Mapping[str, Any]) -> list[Any]:
         """The outputs in the model's order, as arrays of the device; strings as object arrays of bytes on the host.
 
-        Raises InvalidInput for strings that are not UTF-8, and what ONNX Runtime raises."""
+        Raises whatever goes wrong."""
         with self._counting:
             self._runs += 1
         try:
-            return self._session.run(feed, self._dtypes)
+            return self._run(feed)
         finally:
             with self._counting:
                 self._runs -= 1
             if not self._runs:
                 self.on_idle()
+
+    def check_outputs(self, feed: Mapping[str, Any], arrays: Sequence[Any]) -> None:
+        """For models that are not held to their signature by what runs them. Raises TypeError, which names the output,
+        for a dtype or shape that is not the declared one."""
+        sizes: dict[str, int] = {}
+        for port in self.inputs:
+            _fits(port, feed[port.name], sizes)
+        for port, array in zip(self.outputs, arrays, strict=True):
+            if not _fits(port, array, sizes):
+                given, declared = _text(array.dtype, array.shape), _text(port.dtype, port.shape)
+                raise TypeError(f"output {port.name!r} of model {self.name}:{self.version} is {given}, not {declared}")
 
     def try_out(self, max_batch: int) -> None:
         """Makes it warm, and finds out whether calls may be put together, up to `max_batch` rows (less than 2: no)."""
@@ -135,11 +142,48 @@ class Model:
         return found
 
 
-def load(file: worker.ModelFile, device: Device, options: SessionOptions) -> Model:
+class OnnxModel(Model):
+    """An ONNX model in a session of ONNX Runtime."""
+
+    def __init__(self, file: worker.ModelFile, device: Device, options: SessionOptions) -> None:
+        """Loads the file. Raises whatever goes wrong."""
+        content, digest = read(file)
+        facts = _facts(file, content)
+        # By its path only where ONNX Runtime must find what lies beside it.
+        self._session = Session(Path(file.path) if facts.external else content, device, options)
+        signature = pb.ModelSignature(
+            digest=digest,
+            inputs=[_signature(node, facts) for node in self._session.inputs],
+            outputs=[_signature(node, facts) for node in self._session.outputs],
+            platform=PLATFORM,
+        )
+        super().__init__(file, device, signature)
+        self._dtypes = [port.dtype for port in self.outputs]
+
+    def _run(self, feed: Mapping[str, Any]) -> list[Any]:
+        """Raises InvalidInput for strings that are not UTF-8, and what ONNX Runtime raises."""
+        return self._session.run(feed, self._dtypes)
+
+
+def read(file: worker.ModelFile) -> tuple[bytes, bytes]:
+    """The file's bytes and their digest. Raises ModelUnusable if it has changed since it was loaded, or OSError."""
+    content = Path(file.path).read_bytes()
+    digest = hashlib.sha256(content).digest()
+    if file.digest and digest != file.digest:
+        why = "its file was changed after it had been loaded: load it again"
+        raise errors.ModelUnusable(model=f"{file.name}:{file.version}", why=why)
+    return content, digest
+
+
+# Makes a model of a file that is not warm yet.
+Opened = Callable[[worker.ModelFile, Device, SessionOptions], Model]
+
+
+def load(file: worker.ModelFile, device: Device, options: SessionOptions, opened: Opened = OnnxModel) -> Model:
     """A file as a warm model. Raises ModelUnusable with the reason, or OutOfMemory; all else ends the device."""
     before = device.free_memory()
     try:
-        model = Model(file, device, options)
+        model = opened(file, device, options)
         model.try_out(options.max_batch)
     except Exception as error:
         raise sessions.told(f"{file.name}:{file.version}", file.size, device, error) from error
@@ -155,7 +199,7 @@ def check_device(device: Device, options: SessionOptions) -> None:
     if device.place == "cuda":
         sessions.preload()
     path = Path(__file__).with_name("probe.onnx")
-    probe = Model(worker.ModelFile(name="probe", version="1", path=str(path)), device, options)
+    probe = OnnxModel(worker.ModelFile(name="probe", version="1", path=str(path)), device, options)
     probe.run({"x": device.upload(np.ones(2, np.float32))})
 
 

@@ -25,6 +25,8 @@ _INSIDE = {
 }
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
 _NESTING = 64
+# Of a tag. ONNX Runtime's parser drops what is above, and would see other fields than we do.
+_TAG_LIMIT = 2**32
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,8 @@ def _fields(view: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     position, end = 0, len(view)
     while position < end:
         tag, position = _varint(view, position)
+        if tag >= _TAG_LIMIT:
+            raise ValueError(f"a tag of more than 32 bits: {tag:#x}")
         number, kind = tag >> 3, tag & 7
         if kind == 0:
             value, position = _varint(view, position)

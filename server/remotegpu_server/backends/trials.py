@@ -62,6 +62,16 @@ def warm(name: str, inputs: Sequence[Port], run: Run) -> None:
     logger.warning("model %s could not be warmed up: its first call will be slow", name)
 
 
+def first_outputs(inputs: Sequence[Port], run: Run) -> Sequence[HostArray] | None:
+    """What a model gives for zeros, of the first sizes that it runs on; None if it runs on none."""
+    for size in _SIZES:
+        try:
+            return run({port.name: zeros(port, size) for port in inputs})
+        except Exception as error:  # as in `warm`
+            logger.info("a model does not run on sizes of %d: %s", size, error)
+    return None
+
+
 def may_join(inputs: Sequence[Port], outputs: Sequence[Port]) -> bool:
     """Whether all begin with the same named dimension, which is nowhere else."""
     if not inputs or not outputs:

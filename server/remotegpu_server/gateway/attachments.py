@@ -130,8 +130,6 @@ class Attachments:
 
     async def fill(self, slab: memoryview) -> None:
         """Reads the files into the slab, and writes the message. Raises InvalidInput or FetchFailed."""
-        if not self.size:
-            return
         if self._files:
             await _all([self._read(number, slab) for number in self._files])
         message = self._message.SerializeToString()

@@ -17,11 +17,12 @@ from remotegpu import errors, wire
 from remotegpu.v1 import compute_pb2 as pb
 from remotegpu.v1 import lease_pb2
 from remotegpu_server import records, scheduler
-from remotegpu_server.supervisor.life import Life, Reply, Slab
+from remotegpu_server.supervisor.life import Reply, Slab
 from remotegpu_server.supervisor.worker import DeviceWorker
 
 from .attachments import Attachments, Sources
 from .bounds import NAME_LIMIT
+from .identity import number_of
 from .leases import Held, Leases
 from .models import ModelRegistry
 from .shared import SharedSlots, Slot
@@ -35,8 +36,8 @@ TTL_LIMIT = 86_400.0
 # How much of its deadline a call without a lease waits for a slot: what is left tells the caller that all are busy.
 _ONE_CALL_PATIENCE = 0.9
 
-# Writes the body into its place in the slab.
-Fill = Callable[[memoryview], Awaitable[None]]
+# The body, or what writes it into its place in the slab.
+Fill = memoryview | Callable[[memoryview], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -132,17 +133,19 @@ class Call:
         submitted: Callable[[], None] | None = None,
         caller: int = 0,
     ) -> None:
-        """`submitted` hears when a worker has the program; calls of one `caller` share its turn when there are many.
-        Raises InvalidInput or Unavailable for what can be refused
-        from the header alone."""
+        """`submitted` hears when a worker has the program. Calls of one `caller` (0: of the tenant) share its turn when
+        there are many. Raises InvalidInput, ProtocolError or Unavailable for what can be refused from the header alone.
+        """
         self._arrived = time.monotonic_ns()
         self._gate = gate
         self._tenant = tenant
         self._header = header
         self._program = program
         self._submitted = submitted
-        self._caller = caller
-        self._attachments = Attachments(gate.sources, tenant, header)
+        self._caller = caller or number_of(tenant)
+        self._attachments: Attachments | None = None
+        if header.contents or header.fetches:
+            self._attachments = Attachments(gate.sources, tenant, header)
         self._size = wire.aligned(len(program)) + header.body_size
         self.deadline = milliseconds(header.deadline_ms, DEFAULT_DEADLINE, DEADLINE_LIMIT, "deadline_ms")
         if gate.draining:
@@ -165,16 +168,20 @@ class Call:
         self._with_worker = False
         # On the loop's clock.
         self.ends = asyncio.get_running_loop().time() + self.deadline
-        queue_timeout = milliseconds(header.queue_timeout_ms, 0, DEADLINE_LIMIT, "queue_timeout_ms")
-        self._queue_ends = self.ends - self.deadline + queue_timeout if queue_timeout else None
+        # Seconds; 0: as long as the deadline allows.
+        self._queue_timeout = milliseconds(header.queue_timeout_ms, 0, DEADLINE_LIMIT, "queue_timeout_ms")
+        self._queue_ends = self.ends - self.deadline + self._queue_timeout if self._queue_timeout else None
 
     async def run(self, fill: Fill) -> Answer:
         """Raises any error of the tree; DeadlineExceeded after `deadline` seconds."""
         sent = 0
         try:
-            with self._attachments.held():
-                async with asyncio.timeout_at(self.ends):
+            async with asyncio.timeout_at(self.ends):
+                if self._attachments is None:
                     answer = await self._placed(fill)
+                else:
+                    with self._attachments.held():
+                        answer = await self._placed(fill)
             sent = len(answer.reply.result) + len(answer.reply.body)
             return answer
         except TimeoutError:
@@ -207,6 +214,8 @@ class Call:
     async def _without_lease(self, fill: Fill) -> Answer:
         check_name("model", self._header.model)
         patience = self.deadline * _ONE_CALL_PATIENCE
+        if self._queue_timeout:
+            patience = min(patience, self._queue_timeout)
         self._slot = slot = await self._gate.shared.take(self._tenant, self._header.model, patience)
         self._lease_ns = time.monotonic_ns() - self._arrived
         try:
@@ -246,15 +255,15 @@ class Call:
                 field="device", limit=f"0 to {len(held.devices) - 1} in this lease", given=str(self._header.device)
             )
         worker = self._gate.workers[held.devices[self._header.device]]
-        life = await worker.life(held.key)
         try:
-            slab = await self._filled(life, fill)
+            slab = await self._allocated_slab(worker, held)
+            await self._filled(slab, fill)
             self._touch(held, worker, slab)
             self._with_worker = True
             if self._submitted is not None:
                 self._submitted()
             submitted = time.monotonic_ns()
-            reply = await life.call(slab, self._run_record(held, slab), self.ends, self._queue_ends, self._ended)
+            reply = await slab.life.call(slab, self._run_record(held, slab), self.ends, self._queue_ends, self._ended)
         except ConnectionResetError:
             raise worker.lost("its worker died during the call", held.key) from None
         if reply.done.failed:
@@ -291,24 +300,40 @@ class Call:
             finish=int(self._header.finish),
             deadline_ns=round(self.ends * 1e9),
             caller=self._caller,
-            attachments_size=self._attachments.size,
+            attachments_size=0 if self._attachments is None else self._attachments.size,
         )
 
-    async def _filled(self, life: Life, fill: Fill) -> Slab:
-        attachments = self._attachments
-        await attachments.open(len(self._program), self._gate.arena_size)
-        slab = await life.allocate(attachments.end)
-        start = time.monotonic_ns()
+    async def _allocated_slab(self, worker: DeviceWorker, held: Held) -> Slab:
+        """A slab of the worker's process when that is ready. Raises QueueTimeout: this is waiting too."""
+        size = self._size
+        if self._attachments is not None:
+            await self._attachments.open(len(self._program), self._gate.arena_size)
+            size = self._attachments.end
+        if self._queue_ends is None:
+            return await (await worker.life(held.key)).allocate(size)
         try:
-            slab.view[: len(self._program)] = self._program
-            await fill(slab.view[attachments.body_start : attachments.body_start + self._header.body_size])
-            await attachments.fill(slab.view)
+            async with asyncio.timeout_at(self._queue_ends):
+                return await (await worker.life(held.key)).allocate(size)
+        except TimeoutError:
+            raise errors.QueueTimeout(waited=self._queue_timeout) from None
+
+    async def _filled(self, slab: Slab, fill: Fill) -> None:
+        program, attachments, start = self._program, self._attachments, time.monotonic_ns()
+        try:
+            slab.view[: len(program)] = program
+            body = wire.aligned(len(program)) if attachments is None else attachments.body_start
+            target = slab.view[body : body + self._header.body_size]
+            if isinstance(fill, memoryview):
+                target[:] = fill
+            else:
+                await fill(target)
+            if attachments is not None:
+                await attachments.fill(slab.view)
         except BaseException:
-            if life.alive:
+            if slab.life.alive:
                 slab.free()
             raise
         self._upload_ns = time.monotonic_ns() - start
-        return slab
 
     def _reply_header(self, done: records.Done, submitted: int) -> pb.RunReplyHeader:
         header = pb.RunReplyHeader(body_size=done.body_size)

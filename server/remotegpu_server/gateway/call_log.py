@@ -12,9 +12,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from enum import Enum, auto
 
-# Answers that are kept for a client: how large one may be, and all together. Bytes.
+# Answers that are kept for a client: how large one may be, and all together, each with what it takes beside its bytes.
 LARGEST_KEPT = 64 * 1024
 MOST_KEPT = 1024 * 1024
+_OVERHEAD = 256
+# Calls that were taken back and may come again; of more, the first to go are those that could come again for longest.
+MOST_WITHDRAWN = 1024
 
 
 class Known(Enum):
@@ -32,21 +35,16 @@ class CallLog:
         self._highest = 0
         self._running: set[int] = set()
         # Begun and taken back before anything ran: they may come again.
-        self._withdrawn: set[int] = set()
+        self._withdrawn: dict[int, None] = {}
         # Frames by call, the oldest first.
         self._answers: OrderedDict[int, bytes] = OrderedDict()
         self._kept = 0
-
-    @property
-    def running(self) -> int:
-        """Calls that have begun and have no answer yet."""
-        return len(self._running)
 
     def begin(self, call: int) -> Known | bytes:
         """NEW: run it, `settle` or `withdraw` follows. RUNNING: its answer will come. GONE: it ran, and the answer is
         not here. Bytes: the answer."""
         if call > self._highest or call in self._withdrawn:
-            self._withdrawn.discard(call)
+            self._withdrawn.pop(call, None)
             self._highest = max(call, self._highest)
             self._running.add(call)
             return Known.NEW
@@ -60,14 +58,16 @@ class CallLog:
         if len(answer) > LARGEST_KEPT:
             return
         self._answers[call] = answer
-        self._kept += len(answer)
+        self._kept += len(answer) + _OVERHEAD
         while self._kept > MOST_KEPT:
-            self._kept -= len(self._answers.popitem(last=False)[1])
+            self._kept -= len(self._answers.popitem(last=False)[1]) + _OVERHEAD
 
     def withdraw(self, call: int) -> None:
         """The call was taken back before anything of it ran."""
         self._running.remove(call)
-        self._withdrawn.add(call)
+        self._withdrawn[call] = None
+        if len(self._withdrawn) > MOST_WITHDRAWN:
+            del self._withdrawn[next(iter(self._withdrawn))]
 
     def acknowledge(self, upto: int) -> None:
         """The client has the answers to all calls up to that one."""
@@ -76,6 +76,6 @@ class CallLog:
             if oldest > upto:
                 # Answers come in any order, so a later one may be acknowledged; it goes when those before it do.
                 return
-            self._kept -= len(self._answers.pop(oldest))
+            self._kept -= len(self._answers.pop(oldest)) + _OVERHEAD
         if self._withdrawn:
-            self._withdrawn = {call for call in self._withdrawn if call > upto}
+            self._withdrawn = {call: None for call in self._withdrawn if call > upto}

@@ -11,7 +11,7 @@ import errno
 import functools
 import logging
 from collections.abc import AsyncIterator, Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from remotegpu import errors, wire
 from remotegpu.v1 import compute_pb2 as pb
@@ -105,7 +105,7 @@ class ContentService:
                     await other.ended.wait()
 
     async def _receive(self, upload: Upload, under_way: _UnderWay) -> None:
-        await self._disk(upload, upload.open)
+        await self._disk(upload, under_way, upload.open)
         piece = under_way.first
         while True:
             if len(piece) > upload.left:
@@ -113,23 +113,26 @@ class ContentService:
                 raise errors.InvalidInput(field="content", limit=limit, given="more")
             if piece:
                 self._store.grow(upload, len(piece))
-                await self._disk(upload, upload.write, piece)
+                await self._disk(upload, under_way, upload.write, piece)
             if not upload.left:
                 break
             piece = await under_way.next()
             if not piece:
                 what = f"an upload of {upload.size} bytes ended after {upload.entry.size}: cut short"
                 raise errors.ProtocolError(what=what)
-        digest = await self._disk(upload, upload.seal)
+        digest = await self._disk(upload, under_way, upload.seal)
         if digest != upload.entry.digest:
             limit = f"bytes whose digest is {upload.entry.digest.hex()}"
             raise errors.InvalidInput(field="content", limit=limit, given=f"bytes whose digest is {digest.hex()}")
 
-    async def _disk(self, upload: Upload, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What blocks on the disk, on a thread. Raises StoreFull for a full one, Unavailable for a broken one."""
+    async def _disk(
+        self, upload: Upload, under_way: _UnderWay, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """What blocks on the disk, on a thread. Raises StoreFull for a full or broken one."""
         try:
-            # Shielded: the thread goes on when the caller has gone, and `Upload.close` waits for it.
-            return await asyncio.shield(self._threaded(functools.partial(work, *args, **kwargs)))
+            # Shielded: the thread goes on when the caller has gone, and the end of the upload waits for it.
+            under_way.disk = disk = self._threaded(functools.partial(work, *args, **kwargs))
+            return await asyncio.shield(disk)
         except OSError as error:
             raise self._disk_error(upload, error) from error
 
@@ -143,6 +146,9 @@ class ContentService:
         return errors.StoreFull(asked=upload.size, limit=self._store.index.limit, why=why)
 
     async def _end(self, key: tuple[str, bytes], upload: Upload, outcome: Callable[[Upload], None]) -> None:
+        disk = self._under_way[key].disk
+        if disk is not None:
+            await asyncio.wait([disk])
         await self._threaded(upload.close)
         try:
             (self._store.discard if upload.failed else outcome)(upload)
@@ -163,6 +169,8 @@ class _UnderWay:
         self._patience = patience
         self._loop = asyncio.get_running_loop()
         self.last = self._loop.time()
+        # What a thread does for it, or did last.
+        self.disk: asyncio.Future[Any] | None = None
         self._waiting: asyncio.Timeout | None = None
         self._is_to_give_way = False
 

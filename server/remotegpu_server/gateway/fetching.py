@@ -69,6 +69,9 @@ def is_public(address: str) -> bool:
         # 64:ff9b::/96, by which gateways reach IPv4: https://www.rfc-editor.org/rfc/rfc6052#section-2.1
         if found in ipaddress.IPv6Network("64:ff9b::/96"):
             return is_public(str(ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)))
+        # All that is given out to the Internet; Python calls others global too, such as the old site-local ones.
+        if found not in ipaddress.IPv6Network("2000::/3"):
+            return False
     return found.is_global and not found.is_multicast
 
 

@@ -18,6 +18,11 @@ TENANT_KEY = "remotegpu-tenant"
 _TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
+def number_of(peer: str) -> int:
+    """A number that stands for a connection."""
+    return hash(peer) & (1 << 63) - 1
+
+
 def tenant_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     """The tenant that a call's metadata names, else the default one. Raises InvalidInput for an unusable name."""
     for key, value in metadata:

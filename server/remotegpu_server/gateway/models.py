@@ -26,6 +26,7 @@ from remotegpu_server import repository
 from remotegpu_server.repository import Entry
 from remotegpu_server.supervisor.worker import START_PATIENCE, DeviceWorker
 
+from . import uploads
 from .served import Known, Served
 
 logger = logging.getLogger("remotegpu.gateway")
@@ -60,6 +61,8 @@ class ModelRegistry:
         # What a device's worker was started with.
         self._given: dict[int, Served] = {}
         self._coming: set[tuple[str, str]] = set()
+        # By file: the first load of a version that callers have asked for.
+        self._first_loads: dict[int, asyncio.Task[None]] = {}
         # One change after the other; they go on although their callers have gone.
         self._changing = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -118,8 +121,20 @@ class ModelRegistry:
         """As `find`, but loads a version that was never loaded. Raises ModelNotFound, ModelUnusable or OutOfMemory."""
         known = self._served.find(name, version)
         if self._signature(known) is None and not self._failure(known):
-            await self._changed(self._load_once(known))
+            await self._loaded_once(known)
         return self.find(name, version)
+
+    async def _loaded_once(self, known: Known) -> None:
+        """However many ask for it, it is loaded once, so that those who change models need not wait for all of them."""
+        first = self._first_loads.get(known.number)
+        if first is None:
+            first = self._first_loads[known.number] = self._task(self._in_turn(self._load_once(known)))
+            first.add_done_callback(lambda _: self._first_loads.pop(known.number))
+        await asyncio.shield(first)
+
+    def is_known(self, name: str) -> bool:
+        """Whether there is a model of that name, even if all its versions were unloaded."""
+        return name in self._served.versions
 
     def version_exists(self, name: str, version: str = "") -> bool:
         """Whether a call may name it."""
@@ -131,7 +146,7 @@ class ModelRegistry:
 
     def index(self, name: str = "") -> list[repository_pb2.IndexEntry]:
         """All that is known, or all versions of one model. Raises ModelNotFound for an unknown name."""
-        if name and name not in self._served.versions:
+        if name and not self.is_known(name):
             raise self._served.not_found(name, "")
         return [self._entry(known) for known in self._all() if not name or known.entry.name == name]
 
@@ -172,12 +187,11 @@ class ModelRegistry:
 
     async def _changed(self, work: Coroutine[Any, Any, None]) -> None:
         """Does the work to its end, one after the other, even if the caller goes away meanwhile."""
+        await asyncio.shield(self._task(self._in_turn(work)))
 
-        async def in_turn() -> None:
-            async with self._changing:
-                await work
-
-        await asyncio.shield(self._task(in_turn()))
+    async def _in_turn(self, work: Coroutine[Any, Any, None]) -> None:
+        async with self._changing:
+            await work
 
     async def _swap(self, change: Callable[[Served], Served]) -> None:
         before = self._served
@@ -190,10 +204,19 @@ class ModelRegistry:
             entry, digest = await asyncio.to_thread(self._in_repository, name, version)
         else:
             entry, digest = await asyncio.to_thread(self._kept, name, version, upload), upload.digest
-        known = self._served.versions.get(name, {}).get(entry.version)
-        is_new = known is None or known.unloaded or known.digest != digest or not self._is_loaded(known)
+        try:
+            await self._load_entry(entry, digest, aliases, uploaded=upload is not None)
+        finally:
+            if upload is not None and all(known.entry.path != entry.path for known in self._all()):
+                entry.path.unlink(missing_ok=True)
+
+    async def _load_entry(self, entry: Entry, digest: bytes, aliases: Sequence[str], *, uploaded: bool) -> None:
+        name, known = entry.name, self._served.versions.get(entry.name, {}).get(entry.version)
+        is_same = known is not None and not known.unloaded and known.digest == digest and self._is_loaded(known)
+        # The digest is the model file's: of what lies beside it nobody knows whether it has changed.
+        is_new = not is_same or not entry.is_alone
         wanted = (
-            self._served.with_file(entry, wanted=True, digest=digest, uploaded=upload is not None)
+            self._served.with_file(entry, wanted=True, digest=digest, uploaded=uploaded)
             if is_new
             else self._served.with_wanted(name, entry.version)
         )
@@ -279,7 +302,7 @@ class ModelRegistry:
         if not version:
             known = self._served.versions.get(name, {})
             version = str(max(map(int, known), default=0) + 1)
-        path = self._uploads / f"{self._served.next_number}.onnx"
+        path = self._uploads / f"{self._served.next_number}{uploads.kind_of(upload.path)}"
         try:
             shutil.copyfile(upload.path, path)
             if _digest(path) != upload.digest:

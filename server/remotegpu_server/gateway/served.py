@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from remotegpu import errors
 from remotegpu.v1 import worker_pb2 as pb
@@ -93,9 +94,9 @@ class Served:
 
     def not_found(self, name: str, version: str) -> errors.ModelNotFound:
         """The error for what is not there."""
-        names = [f"{other}:{v}" for other in self.versions for v in self.callable_versions(other)]
+        names = (f"{other}:{v}" for other in self.versions for v in self.callable_versions(other))
         given = f"{name}:{version}" if version else name
-        return errors.ModelNotFound(field="model", limit=", ".join(names[:100]) or "none", given=given[:200])
+        return errors.ModelNotFound(field="model", limit=", ".join(islice(names, 100)) or "none", given=given[:200])
 
     def table(self) -> pb.ModelTable:
         """As the workers get it: only what may be called."""

@@ -8,7 +8,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import grpc
@@ -22,10 +23,10 @@ from remotegpu_server import scheduler
 from .bounds import MESSAGE_LIMIT, MOST_WATCHING
 from .call import DEADLINE_LIMIT, Answer, Call, Gate, grant_message, milliseconds, scheduler_request
 from .content_service import ContentService
-from .identity import tenant_of
+from .identity import number_of, tenant_of
 from .repository_service import RepositoryService
 from .status import explanation_message, settings_message, snapshot_message
-from .stream import Asked, Context, Streams, UnaryMethod
+from .stream import Asked, Client, Context, Streams, UnaryMethod
 
 logger = logging.getLogger("remotegpu.gateway")
 
@@ -65,7 +66,7 @@ class Gateway:
         """For `grpc.aio.Server.add_generic_rpc_handlers`. Messages stay bytes: see `remotegpu.wire`."""
         services: dict[str, dict[str, grpc.RpcMethodHandler[bytes, bytes]]] = {
             "Compute": {
-                "Run": _unary(self._run),
+                "Run": grpc.unary_unary_rpc_method_handler(self._run),
                 "RunStream": grpc.stream_stream_rpc_method_handler(self._run_stream),
                 "Connect": grpc.stream_stream_rpc_method_handler(self._connect),
                 "Put": grpc.stream_unary_rpc_method_handler(self._put),
@@ -80,41 +81,21 @@ class Gateway:
             for service, methods in services.items()
         ]
 
-    async def _run(self, request: bytes, tenant: str) -> bytes:
-        asked = Asked("", *wire.split(request))
-        return await self._run_whole(asked, tenant, MESSAGE_LIMIT)
-
-    async def _run_framed(self, asked: Asked, tenant: str, envelope: bytes, submitted: Callable[[], None]) -> bytes:
-        return await self._run_whole(asked, tenant, wire.INLINE_LIMIT, envelope, submitted)
-
-    async def _run_whole(
-        self,
-        asked: Asked,
-        tenant: str,
-        limit: int,
-        envelope: bytes = b"",
-        submitted: Callable[[], None] | None = None,
-    ) -> bytes:
-        """A program with all of its body, answered in one message of at most `limit` bytes of body."""
-        header, body = wire.parse(compute_pb2.RunHeader, asked.header), asked.body
-        if header.body_size != len(body):
-            raise errors.ProtocolError(what=f"the header says {header.body_size} bytes of body, {len(body)} came")
-
-        async def fill(target: memoryview) -> None:
-            target[:] = body
-
-        call = Call(self._gate, tenant, header, asked.middle, submitted)
-        answer = await call.run(fill)
+    async def _run(self, request: bytes, context: Context) -> bytes:
         try:
-            size = len(answer.reply.body)
-            if size > limit:
-                call.abandon()
-                allowed = f"at most {limit} bytes in one message; RunStream has no such limit"
-                raise errors.InvalidInput(field="result size", limit=allowed, given=f"{size} bytes")
-            head, result = answer.header.SerializeToString(), answer.reply.result
-            return wire.join(head, result, (answer.reply.body,), size, envelope=envelope)
-        finally:
-            answer.reply.close()
+            asked = Asked("", *wire.split(request))
+            header = _whole_header(asked)
+            call = Call(self._gate, _tenant(context), header, asked.middle, caller=number_of(context.peer()))
+            return await _run_whole(call, asked.body, MESSAGE_LIMIT)
+        except errors.Error as error:
+            await _abort(context, error)
+            raise AssertionError from error  # abort has raised
+
+    async def _run_framed(self, asked: Asked, client: Client, number: int) -> bytes:
+        header = _whole_header(asked)
+        submitted = partial(client.submitted, number)
+        call = Call(self._gate, client.tenant, header, asked.middle, submitted, client.caller)
+        return await _run_whole(call, asked.body, wire.INLINE_LIMIT, wire.call_envelope(number))
 
     async def _connect(self, requests: AsyncIterator[bytes], context: Context) -> None:
         try:
@@ -141,7 +122,7 @@ class Gateway:
 
     async def _run_stream(self, requests: AsyncIterator[bytes], context: Context) -> None:
         try:
-            call, answer = await self._streamed_call(requests, _tenant(context))
+            call, answer = await self._streamed_call(requests, context)
             try:
                 await self._send(call, answer, context)
             finally:
@@ -164,8 +145,8 @@ class Gateway:
             if not begun:
                 call.abandon()
 
-    async def _streamed_call(self, requests: AsyncIterator[bytes], tenant: str) -> tuple[Call, Answer]:
-        incoming = aiter(requests)
+    async def _streamed_call(self, requests: AsyncIterator[bytes], context: Context) -> tuple[Call, Answer]:
+        tenant, incoming = _tenant(context), aiter(requests)
         head, program, piece = wire.split(await _next(incoming, _HEADER_PATIENCE))
         header = wire.parse(compute_pb2.RunHeader, head)
 
@@ -184,7 +165,7 @@ class Gateway:
                         what=f"the header says {len(target)} bytes of body, it ended after {position}: cut short"
                     )
 
-        call = Call(self._gate, tenant, header, program)
+        call = Call(self._gate, tenant, header, program, caller=number_of(context.peer()))
         return call, await call.run(fill)
 
     async def _models(self, request: bytes, tenant: str) -> bytes:
@@ -255,6 +236,28 @@ class Gateway:
 
     def _snapshot(self) -> bytes:
         return snapshot_message(self._gate, time.monotonic() - self._started).SerializeToString()
+
+
+def _whole_header(asked: Asked) -> compute_pb2.RunHeader:
+    header = wire.parse(compute_pb2.RunHeader, asked.header)
+    if header.body_size != len(asked.body):
+        raise errors.ProtocolError(what=f"the header says {header.body_size} bytes of body, {len(asked.body)} came")
+    return header
+
+
+async def _run_whole(call: Call, body: memoryview, limit: int, envelope: bytes = b"") -> bytes:
+    """A program with all of its body, answered in one message of at most `limit` bytes of body."""
+    answer = await call.run(body)
+    try:
+        size = len(answer.reply.body)
+        if size > limit:
+            call.abandon()
+            allowed = f"at most {limit} bytes in one message; RunStream has no such limit"
+            raise errors.InvalidInput(field="result size", limit=allowed, given=f"{size} bytes")
+        head, result = answer.header.SerializeToString(), answer.reply.result
+        return wire.join(head, result, (answer.reply.body,), size, envelope=envelope)
+    finally:
+        answer.reply.close()
 
 
 def _unary(method: UnaryMethod) -> grpc.RpcMethodHandler[bytes, bytes]:

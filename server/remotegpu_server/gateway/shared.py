@@ -22,6 +22,8 @@ from .leases import Held, Leases
 
 # How long an idle slot stays. Seconds.
 _LINGER = 0.5
+# Longer than anybody waits. Seconds.
+_LONG = 86_400.0
 # After it was refused, another device is not asked for again for so long. Seconds.
 _REFUSAL_HOLDS = 0.05
 
@@ -44,10 +46,16 @@ class Slot:
 
 @dataclass(slots=True)
 class _Asking:
-    """The scheduler is asked for the first slot of a key, for so many callers."""
+    """The scheduler is asked for the first slot of a key, for so many callers. Each of them has its own patience."""
 
     task: asyncio.Task[Slot]
     callers: int = 0
+
+    def leave(self) -> bool:
+        """A caller has its answer, or gives up. Whether that ends the asking: nobody is left for whom it has a place in
+        the queue."""
+        self.callers -= 1
+        return not self.callers and self.task.cancel()
 
 
 class SharedSlots:
@@ -71,13 +79,14 @@ class SharedSlots:
         """A slot for one call, after at most `patience` seconds in the queue; `give_back` follows.
 
         Raises Busy, Impossible, or QueueFull when too many calls share."""
-        key = tenant, model
+        key, until = (tenant, model), self._loop.time() + patience
         while True:
             if self._leases.someone_waits and key not in self._asking:
-                return Slot(await self._ask(key, patience), key, calls=1, single=True)
+                held = await self._ask(key, until - self._loop.time())
+                return Slot(held, key, calls=1, single=True)
             slot = self._least_used(key)
             if slot is None:
-                slot = await self._first(key, patience)
+                slot = await self._first(key, until)
                 if not self._leases.is_active(slot.held):
                     continue  # somebody else came first, for whom it was only idle
             elif slot.calls:
@@ -116,24 +125,34 @@ class SharedSlots:
         self._forget(slot)  # its device has failed
         return self._least_used(key)
 
-    async def _first(self, key: tuple[str, str], patience: float) -> Slot:
-        asking = self._asking.get(key)
+    async def _first(self, key: tuple[str, str], until: float) -> Slot:
+        asking, came = self._asking.get(key), self._loop.time()
         if asking is None:
-            asking = self._asking[key] = _Asking(self._loop.create_task(self._add(key, patience)))
-            asking.task.add_done_callback(lambda _: self._asking.pop(key))
+            asking = self._asking[key] = _Asking(self._loop.create_task(self._add(key)))
         asking.callers += 1
         try:
-            # Shielded: one caller that gives up must not take the answer from the others.
-            return await asyncio.shield(asking.task)
-        except asyncio.CancelledError:
-            if asking.callers == 1:
-                asking.task.cancel()  # nobody is left for whom it has a place in the queue
-            raise
+            async with asyncio.timeout_at(until):
+                # Shielded: one caller that gives up must not take the answer from the others.
+                return await asyncio.shield(asking.task)
+        except TimeoutError:
+            pass
         finally:
-            asking.callers -= 1
+            if asking.leave():
+                del self._asking[key]
+        try:
+            return Slot(await self._ask(key, 0.0), key, single=True)  # at the last moment; or how busy all are
+        except errors.Busy as busy:
+            busy.waited = self._loop.time() - came
+            raise
 
-    async def _add(self, key: tuple[str, str], patience: float) -> Slot:
-        slot = Slot(await self._ask(key, patience), key)
+    async def _add(self, key: tuple[str, str]) -> Slot:
+        asking = self._asking[key]
+        try:
+            held = await self._ask(key, _LONG)
+        finally:
+            if self._asking.get(key) is asking:
+                del self._asking[key]
+        slot = Slot(held, key)
         self._slots.setdefault(key, []).append(slot)
         self._idle.add(slot)  # until a call takes it, which may have given up
         if self._timer is None:

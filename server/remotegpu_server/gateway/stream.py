@@ -19,7 +19,7 @@ import secrets
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -29,6 +29,7 @@ from remotegpu.v1 import stream_pb2
 
 from .bounds import CALL_LIMIT, MOST_STREAMS, STREAM_CALLS, STREAM_FRAME_LIMIT
 from .call_log import CallLog, Known
+from .identity import number_of
 
 logger = logging.getLogger("remotegpu.gateway")
 
@@ -59,12 +60,8 @@ class Asked:
     body: memoryview
 
 
-class RunProgram(Protocol):
-    """Answers a program with a frame that begins with the envelope. `submitted` is called when a worker has it."""
-
-    def __call__(
-        self, asked: Asked, tenant: str, envelope: bytes, submitted: Callable[[], None]
-    ) -> Awaitable[bytes]: ...
+# Answers a program of a client, its call of that number, with a frame. `Client.submitted` is called when a worker has it.
+RunProgram = Callable[[Asked, "Client", int], Awaitable[bytes]]
 
 
 class Streams:
@@ -112,9 +109,8 @@ class Streams:
 
     def left(self, client: Client) -> None:
         """The client has no stream any more."""
-        key, loop = (client.tenant, client.identity), asyncio.get_running_loop()
-        self._gone[key] = loop.call_later(_REMEMBERED, self._forget, key)
-        loop.call_later(_RESUMED_WITHIN, client.end_if_gone)
+        key = client.tenant, client.identity
+        self._gone[key] = asyncio.get_running_loop().call_later(_REMEMBERED, self._forget, key)
         if len(self._gone) > _CLIENTS_REMEMBERED:
             self._forget(next(iter(self._gone)))
 
@@ -139,17 +135,20 @@ class Streams:
 
 
 class Client:
-    """One client: its calls, and the stream that it has now."""
+    """One client: its calls, and the stream that it has now. `caller`: the number of its connection."""
 
     def __init__(self, streams: Streams, tenant: str, identity: bytes) -> None:
         self.tenant = tenant
         self.identity = identity
+        self.caller = 0
         self._log = CallLog()
         self._streams = streams
         self._stream: Stream | None = None
         self._tasks: dict[int, asyncio.Task[None]] = {}
         # Calls that a worker has.
         self._submitted: set[int] = set()
+        # Ends them when nobody comes back.
+        self._end_timer: asyncio.TimerHandle | None = None
 
     @property
     def running(self) -> int:
@@ -160,7 +159,10 @@ class Client:
         """A stream has begun; one before it is of no use any more."""
         if self._stream is not None:
             self._stream.end(errors.Unavailable(why="the same client has begun another stream"))
-        self._stream = stream
+        self._stream, self.caller = stream, stream.caller
+        if self._end_timer is not None:
+            self._end_timer.cancel()
+            self._end_timer = None
 
     def detach(self, stream: Stream) -> None:
         """The stream has ended: what no worker has is taken back."""
@@ -169,13 +171,9 @@ class Client:
         self._stream = None
         for call in [call for call in self._tasks if call not in self._submitted]:
             self._log.withdraw(call)
-            self._tasks.pop(call).cancel()
+            self._taken_out(call).cancel()
+        self._end_timer = asyncio.get_running_loop().call_later(_RESUMED_WITHIN, self.end)
         self._streams.left(self)
-
-    def end_if_gone(self) -> None:
-        """Ends what a client that has no stream now had asked for."""
-        if self._stream is None:
-            self.end()
 
     def end(self) -> None:
         """Nobody asks for answers any more."""
@@ -214,6 +212,15 @@ class Client:
         self._streams.calls += 1
         self._tasks[call] = asyncio.create_task(self._run(call, asked))
 
+    def _taken_out(self, call: int) -> asyncio.Task[None]:
+        self._streams.calls -= 1
+        self._submitted.discard(call)
+        return self._tasks.pop(call)
+
+    def submitted(self, call: int) -> None:
+        """A worker has the program of that call."""
+        self._submitted.add(call)
+
     async def _run(self, call: int, asked: Asked) -> None:
         answer: bytes | None = None
         try:
@@ -226,11 +233,9 @@ class Client:
         except Exception as error:
             logger.exception("call %d of a stream failed", call)
             answer = _failure(call, errors.UnknownRemoteError(kind="INTERNAL", why=type(error).__name__))
-        self._streams.calls -= 1
         if self._tasks.get(call) is not asyncio.current_task():
             return  # taken back, and perhaps begun anew
-        del self._tasks[call]
-        self._submitted.discard(call)
+        self._taken_out(call)
         # Nobody waits for a cancelled one, but its number must stay used.
         self._log.settle(call, answer or _failure(call, errors.OutcomeUnknown(call=call)))
         if answer is not None:
@@ -244,13 +249,12 @@ class Client:
             raise errors.Unavailable(why=why)
 
     async def _answer(self, call: int, asked: Asked) -> bytes:
-        envelope = wire.call_envelope(call)
         if not asked.method:
-            return await self._streams.program(asked, self.tenant, envelope, lambda: self._submitted.add(call))
+            return await self._streams.program(asked, self, call)
         method = self._streams.methods.get(asked.method)
         if method is None:
             raise errors.ProtocolError(what=f"there is no unary method {asked.method[:80]!r}")
-        return wire.join(b"", await method(bytes(asked.middle), self.tenant), envelope=envelope)
+        return wire.join(b"", await method(bytes(asked.middle), self.tenant), envelope=wire.call_envelope(call))
 
     async def _send(self, frame: bytes) -> None:
         if self._stream is not None:
@@ -265,6 +269,7 @@ class Stream:
         # Typed loosely: `read` and `write` of grpc.aio are not in its stubs.
         self._context: Any = context
         self._tenant = tenant
+        self.caller = number_of(context.peer())
         self._client: Client | None = None
         self._unsent: deque[bytes] = deque()
         self._backlog = 0
@@ -306,7 +311,7 @@ class Stream:
                 await self._room.wait()
             message = await self._context.read()
         self._leaving = True
-        if client.running:
+        if client.running or self._unsent:
             await self._loop.create_future()  # the last answer ends this stream: `settled`
 
     async def _hello(self) -> tuple[Client, bytes]:
@@ -344,14 +349,18 @@ class Stream:
             # The stream is over, which its reader hears too; the answers are in the log.
             logger.debug("a stream broke: %s", error)
             self._broken = True
+            self._unsent.clear()
+            self._backlog = 0
         finally:
             self._writing = None
         if not self._room.is_set():
             self._room.set()
+        if self._leaving:
+            self.settled()
 
     def settled(self) -> None:
-        """A call of the client is over."""
-        if self._leaving and self._client is not None and not self._client.running:
+        """A call of the client is over, or nothing waits to be sent any more."""
+        if self._leaving and self._client is not None and not self._client.running and not self._unsent:
             self.end(None)
 
     def end(self, why: errors.Error | None) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 
 from remotegpu import errors
 from remotegpu.v1 import inference_pb2 as pb
@@ -15,10 +16,13 @@ from . import checks, requests, wire
 from .infer import Caller, Inference, Prepared, Response
 from .refusals import Refused, refused
 from .tensors import Buffer
+from .threads import in_thread
 
 # Heads remembered, and the size up to which one is. Bytes.
 _REMEMBERED = 1024
 _HEAD_LIMIT = 4096
+# Heads with typed contents that take more than about a millisecond to read. Bytes.
+_LONG_HEAD = 64 * 1024
 # gRPC has no larger messages; some room is left for names and shapes.
 _REPLY_LIMIT = 2**31 - 2**20
 # Of texts of refusals, which travel as metadata. Bytes.
@@ -78,7 +82,10 @@ class InferCalls:
         message = parse(pb.ModelInferRequest, split.head)
         await self._inference.located(message.model_name, message.model_version)
         request = requests.request_of(message, split.id)
-        data = requests.data_of(message, split.raw)
+        if len(split.head) > _LONG_HEAD:
+            data = await in_thread(partial(requests.data_of, message, split.raw))
+        else:
+            data = requests.data_of(message, split.raw)
         prepared = self._inference.prepare(request)
         # Typed contents are part of the head: such requests are never the same again.
         if len(split.head) <= _HEAD_LIMIT and not requests.has_typed(message):

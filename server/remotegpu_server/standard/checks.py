@@ -17,6 +17,7 @@ from .tensors import DATATYPES, FIELDS, INVALID, Buffer
 
 Parameter = bool | int | float | str
 
+REGION = "shared_memory_region"
 EMPTY_FINAL_RESPONSE = "triton_enable_empty_final_response"
 _FLAGS = {"sequence_start", "sequence_end", EMPTY_FINAL_RESPONSE}
 _RESERVED = "triton_"
@@ -79,7 +80,7 @@ def _wrong_type(name: str, kinds: str) -> Refused:
 
 def check_region(parameters: Mapping[str, Parameter]) -> None:
     """Parameters of an input or a requested output: memory that is shared with the client is never registered here."""
-    region = parameters.get("shared_memory_region")
+    region = parameters.get(REGION)
     if region is not None:
         raise not_found(f"Unable to find shared memory region: '{region}'")
 
@@ -149,6 +150,8 @@ def _check_tensor(served: Served, wanted: Tensor, datatype: str, shape: tuple[in
             f"{labelled(request_id)}All input dimensions should be specified for input '{wanted.name}' for model "
             f"'{served.name}', got {_shape(shape)}"
         )
+    if wanted.unknown_rank:
+        return
     if len(shape) != len(wanted.shape) or any(
         allowed not in (-1, size) for size, allowed in zip(shape, wanted.shape, strict=True)
     ):

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from .refusals import invalid
 from .tensors import NUMPY, Buffer, string_bytes
 
+# Elements of one result: each becomes a string of its own, which takes about a microsecond.
+_MOST = 100_000
+
 
 def classified(
     name: str, datatype: str, shape: tuple[int, ...], data: Buffer, most: int, has_rows: bool
@@ -24,6 +27,9 @@ def classified(
         raise invalid(f"class result not available for output '{name}' due to unsupported type '{datatype}'")
     rows = shape[0] if has_rows else 1
     width = math.prod(shape[1:] if has_rows else shape)
+    count = rows * max(min(most, width), 1)
+    if count > _MOST:
+        raise invalid(f"class result of {count} elements not available for output '{name}', at most {_MOST} are")
     table = np.frombuffer(data, NUMPY[datatype]).reshape(rows, width)
     if table.dtype.kind == "b":
         table = table.astype(np.uint8)

@@ -58,7 +58,7 @@ def statistics(served: Served, figures: Figures) -> pb.ModelStatistics:
         version=served.version,
         last_inference=figures.last_inference,
         inference_count=count,
-        execution_count=count,
+        execution_count=figures.executions,
         inference_stats=pb.InferStatistics(
             success=total,
             fail=pb.StatisticDuration(count=figures.failures, ns=figures.failure_ns),
@@ -70,8 +70,9 @@ def statistics(served: Served, figures: Figures) -> pb.ModelStatistics:
             cache_miss=pb.StatisticDuration(),
         ),
     )
-    if count:
-        message.batch_stats.add(batch_size=1, compute_input=taken, compute_infer=run, compute_output=given)
+    for size, (runs, *spent) in sorted(figures.batches.items()):
+        taken, run, given = (pb.StatisticDuration(count=runs, ns=ns) for ns in spent)
+        message.batch_stats.add(batch_size=size, compute_input=taken, compute_infer=run, compute_output=given)
     return message
 
 

@@ -16,6 +16,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
+from remotegpu import errors
 from remotegpu.wire import parse
 from remotegpu_server.gateway.bounds import MOST_WATCHING
 
@@ -41,7 +42,7 @@ class Health:
         return grpc.method_handlers_generic_handler(_HEALTH, methods)
 
     async def _check(self, request: bytes, context: Context) -> bytes:
-        if parse(health_pb2.HealthCheckRequest, request).service not in self._services:
+        if await _service(request, context) not in self._services:
             await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
         return self._status()
 
@@ -51,7 +52,7 @@ class Health:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MOST_WATCHING} are watching already")
         self._watching += 1
         try:
-            if parse(health_pb2.HealthCheckRequest, request).service not in self._services:
+            if await _service(request, context) not in self._services:
                 unknown = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
                 await context.write(unknown.SerializeToString())
                 await self._stopping.wait()
@@ -68,6 +69,15 @@ class Health:
         status = kinds.NOT_SERVING if self._stopping.is_set() else kinds.SERVING
         data: bytes = kinds(status=status).SerializeToString()
         return data
+
+
+async def _service(request: bytes, context: Context) -> str:
+    try:
+        service: str = parse(health_pb2.HealthCheckRequest, request).service
+        return service
+    except errors.ProtocolError as error:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        raise AssertionError("abort has raised") from error
 
 
 def add_health_and_reflection(server: grpc.aio.Server, services: Sequence[str], stopping: asyncio.Event) -> None:

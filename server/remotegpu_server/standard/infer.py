@@ -14,6 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from remotegpu import errors, wire
 from remotegpu.v1 import compute_pb2, program_pb2
@@ -22,9 +23,10 @@ from remotegpu_server.gateway.call import DEADLINE_LIMIT, Answer, Call, Gate
 from . import checks
 from .classification import classified
 from .refusals import Refused, invalid, labelled, refused
-from .served import Models, Served, no_versions
+from .served import Models, Served, not_available
 from .statistics import Spent, Statistics
 from .tensors import BYTES, DATATYPES, Buffer, datatype_of, size_of, strings_refused
+from .threads import in_thread
 
 Parameter = bool | int | float | str
 
@@ -32,6 +34,10 @@ Parameter = bool | int | float | str
 _REMEMBERED = 1024
 _LAYOUTS = 16
 _LAYOUT_SIZE = 4096
+# Of an input, what is copied without a pause: about a millisecond. Bytes.
+_PIECE = 4 * 1024 * 1024
+# Bytes of all inputs for which a program is made.
+_SIZE_LIMIT = 2**62
 # Milliseconds in the queue: what is longer than any deadline means nothing.
 _QUEUE_LIMIT = int(DEADLINE_LIMIT * 1000)
 
@@ -108,11 +114,10 @@ class Response:
 
 @dataclass(slots=True)
 class Prepared:
-    """A checked request and its program. `program` is None where it depends on the sizes of strings."""
+    """A checked request and its program. `program` is None where it depends on the sizes of strings, or there is none
+    since the tensors would be too large."""
 
     served: Served
-    # What the worker calls the model.
-    reference: str
     inputs: tuple[Input, ...]
     # Bytes that each input must have; None for strings.
     sizes: tuple[int | None, ...]
@@ -131,7 +136,9 @@ class Inference:
     """Runs requests. One for all listeners of the standard door."""
 
     def __init__(self, gate: Gate) -> None:
+        assert gate.models is not None, "a server that has this door"
         self.gate = gate
+        self.registry = gate.models
         self.statistics = Statistics()
         self._models = Models(gate.catalog)
         self._prepared: OrderedDict[tuple[object, ...], Prepared] = OrderedDict()
@@ -150,15 +157,14 @@ class Inference:
         try:
             return self.models.find(name, version)
         except Refused:
-            registry = self.gate.models
-            if registry is None:
-                raise
-            if not registry.version_exists(name, version):
-                if not version and any(entry.name == name for entry in registry.index()):
-                    raise no_versions(name) from None
+            # The registry would take "name:version" for a reference.
+            if ":" in name or not self.registry.version_exists(name, version):
+                if self.registry.is_known(name):
+                    self.models.check_version(version)
+                    raise not_available(name, version) from None
                 raise
         try:
-            await registry.signature(name, version)
+            await self.registry.signature(name, version)
         except errors.Error as error:
             raise refused(error) from error
         return self.models.find(name, version)
@@ -178,17 +184,11 @@ class Inference:
             return found
         checks.check_outputs(served, [output.name for output in request.outputs], request.id)
         checks.check_inputs(served, [(each.name, each.datatype, each.shape) for each in request.inputs], request.id)
-        reference = served.name if self.gate.models is None else f"{served.name}:{served.version}"
-        made = _prepared(served, reference, request, timeout, self._models.digest)
+        made = _prepared(served, request, timeout, self._models.digest)
         self._prepared[key] = made
         if len(self._prepared) > _REMEMBERED:
             self._prepared.popitem(last=False)
         return made
-
-    async def infer(self, request: Request, data: Sequence[Buffer], tenant: str) -> Response:
-        """`located`, `prepare` and `run`, with the default deadline. Raises Refused."""
-        await self.located(request.model, request.version)
-        return await self.run(self.prepare(request), data, Caller(tenant, request.id))
 
     async def run(self, prepared: Prepared, data: Sequence[Buffer], caller: Caller) -> Response:
         """Runs a prepared request. `data`: the bytes of each input, in the order of the request's inputs. Raises
@@ -230,7 +230,10 @@ class Inference:
 
         async def fill(target: memoryview) -> None:
             for start, piece in zip(starts, data, strict=True):
-                target[start : start + len(piece)] = piece
+                if len(piece) <= _PIECE:
+                    target[start : start + len(piece)] = piece
+                else:
+                    await _copy(memoryview(piece), target[start : start + len(piece)])
 
         return await Call(self.gate, caller.tenant, header, program).run(fill)
 
@@ -252,16 +255,22 @@ class Inference:
         for position, output in enumerate(response.outputs):
             most = wanted[output.name]
             if most:
-                has_rows = len(output.shape) > 1 and declared[output.name][0] == -1
+                has_rows = len(output.shape) > 1 and declared[output.name][:1] == (-1,)
                 # Sorting takes a while; the loop has other callers.
-                shape, data = await asyncio.to_thread(
-                    classified, output.name, output.datatype, output.shape, output.data, most, has_rows
+                shape, data = await in_thread(
+                    partial(classified, output.name, output.datatype, output.shape, output.data, most, has_rows)
                 )
                 response.outputs[position] = Output(output.name, BYTES, shape, data)
         response.layout = None
 
 
-def _prepared(served: Served, reference: str, request: Request, timeout: int, digest: bytes) -> Prepared:
+async def _copy(source: memoryview, target: memoryview) -> None:
+    for start in range(0, len(source), _PIECE):
+        target[start : start + _PIECE] = source[start : start + _PIECE]
+        await asyncio.sleep(0)  # others have their turn
+
+
+def _prepared(served: Served, request: Request, timeout: int, digest: bytes) -> Prepared:
     by_name = {output.name: output for output in request.outputs}
     # In the model's order, whatever the request's.
     outputs = tuple(
@@ -272,7 +281,6 @@ def _prepared(served: Served, reference: str, request: Request, timeout: int, di
     sizes = tuple(size_of(each.datatype, each.shape) for each in request.inputs)
     made = Prepared(
         served=served,
-        reference=reference,
         inputs=request.inputs,
         sizes=sizes,
         starts=(),
@@ -284,7 +292,8 @@ def _prepared(served: Served, reference: str, request: Request, timeout: int, di
         digest=digest,
     )
     known = [size for size in sizes if size is not None]
-    if len(known) == len(sizes):
+    # More than messages can tell is more than any data has: `run` refuses it.
+    if len(known) == len(sizes) and sum(known) < _SIZE_LIMIT:
         made.program, made.starts, made.body_size = _program(made, known)
     return made
 
@@ -300,13 +309,14 @@ def _program(prepared: Prepared, sizes: Sequence[int]) -> tuple[memoryview, tupl
         tensor.dtype, tensor.offset, tensor.size = DATATYPES[given.datatype][0], start, size
         tensor.shape.extend(given.shape)
     call = program.nodes.add().model
-    call.model = prepared.reference
+    call.model = f"{prepared.served.name}:{prepared.served.version}"
     for index, given in enumerate(prepared.inputs):
         call.inputs.add(name=given.name, ref=program_pb2.Ref(node=index))
-    ports = {tensor.name: port for port, tensor in enumerate(prepared.served.outputs)}
+    # By name, since the model may be exchanged for one with other outputs before the program runs.
     for output in prepared.outputs:
-        ref = program_pb2.Ref(node=len(prepared.inputs), port=ports[output.name])
-        program.outputs.add(ref=ref, fetch=True)
+        program.outputs.add(ref=program_pb2.Ref(node=len(program.nodes)), fetch=True)
+        port = program.nodes.add().named_port
+        port.node, port.name = len(prepared.inputs), output.name
     return memoryview(program.SerializeToString()), tuple(starts), end
 
 
@@ -327,7 +337,14 @@ def _layout(prepared: Prepared, result: program_pb2.Result) -> Layout:
 
 def _spent(answer: Answer, total_ns: int) -> Spent:
     timing = answer.header.timing
-    return Spent(total_ns, timing.queue_ns, timing.upload_ns + timing.h2d_ns, timing.compute_ns, timing.d2h_ns)
+    return Spent(
+        total_ns,
+        timing.queue_ns,
+        timing.upload_ns + timing.h2d_ns,
+        timing.compute_ns,
+        timing.d2h_ns,
+        answer.reply.done.batch,
+    )
 
 
 def _explained(prepared: Prepared, data: Sequence[Buffer], error: errors.Error, caller: Caller) -> Refused:

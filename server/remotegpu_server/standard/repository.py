@@ -8,12 +8,12 @@ file.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import re
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from remotegpu import errors
@@ -23,10 +23,13 @@ from remotegpu_server.gateway.models import ModelRegistry, Upload
 
 from .infer import Inference
 from .refusals import Refused, invalid
+from .threads import in_thread
 
 READY, LOADING, UNAVAILABLE, NEVER_LOADED = "READY", "LOADING", "UNAVAILABLE", ""
 _FILE = "file:"
-_MODEL_FILE = re.compile(r"file:(0|[1-9][0-9]{0,17})/model\.onnx")
+# Characters of a configuration: others wait while it is parsed.
+_CONFIG_LIMIT = 1024 * 1024
+_MODEL_FILE = re.compile(r"file:(0|[1-9][0-9]{0,17})/(?:model\.onnx|program\.rgpu)")
 
 
 class RepositoryCalls:
@@ -45,9 +48,7 @@ class RepositoryCalls:
         return message
 
     def _entries(self) -> list[tuple[str, str, str, str]]:
-        registry = self._inference.gate.models
-        if registry is None:
-            return [(served.name, served.version, READY, "") for served in self._inference.models]
+        registry = self._inference.registry
         return [(entry.name, entry.version, *_state(registry, entry)) for entry in registry.index()]
 
     async def load(self, request: pb.RepositoryModelLoadRequest, _tenant: str) -> pb.RepositoryModelLoadResponse:
@@ -75,10 +76,9 @@ class RepositoryCalls:
 
     def _registry(self, repository: str) -> ModelRegistry:
         _check_repository(repository)
-        registry = self._inference.gate.models
-        if registry is None or not self._inference.gate.allow_uploads:
+        if not self._inference.gate.allow_uploads:
             raise Refused("UNAVAILABLE", "explicit model load / unload is not allowed if polling is enabled")
-        return registry
+        return self._inference.registry
 
 
 def _check_repository(name: str) -> None:
@@ -120,19 +120,24 @@ def _parameters(model: str, parameters: Mapping[str, pb.ModelRepositoryParameter
 
 
 def _check_config(model: str, config: str) -> None:
+    if len(config) > _CONFIG_LIMIT:
+        raise invalid(f"load parameter 'config' of {len(config)} characters, at most {_CONFIG_LIMIT} are read")
     try:
         is_object = isinstance(json.loads(config), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         is_object = False
     if not is_object:
         raise Refused("INTERNAL", f"failed to load '{model}', failed to poll from model repository")
 
 
 async def _load_file(registry: ModelRegistry, model: str, version: str, content: bytes) -> None:
-    with tempfile.TemporaryDirectory(prefix="remotegpu-upload-") as folder:
-        path = Path(folder) / "model.onnx"
-        digest = await asyncio.to_thread(_written, path, content)
-        await registry.load(model, version, upload=Upload(path, digest))
+    try:
+        with tempfile.TemporaryDirectory(prefix="remotegpu-upload-") as folder:
+            path = Path(folder) / "model.onnx"
+            digest = await in_thread(partial(_written, path, content))
+            await registry.load(model, version, upload=Upload(path, digest))
+    except OSError as error:
+        raise Refused("INTERNAL", f"failed to load '{model}': the server's disk: {error.strerror}") from error
 
 
 def _written(path: Path, content: bytes) -> bytes:

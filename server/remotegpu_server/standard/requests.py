@@ -14,6 +14,8 @@ from .infer import Input, Parameter, Request, RequestedOutput
 from .refusals import invalid
 from .tensors import BYTES, FIELDS, Buffer, string_bytes, typed_bytes
 
+_MOST_DIMENSIONS = 64
+
 
 def parameters_of(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Parameter]:
     """Parameters by name; those without a value are left out."""
@@ -28,8 +30,9 @@ def parameters_of(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Para
 def request_of(message: pb.ModelInferRequest, request_id: str) -> Request:
     """A request without its data. Raises Refused for parameters of inputs and outputs."""
     for each in message.inputs:
-        if each.parameters:
-            checks.check_region(parameters_of(each.parameters))
+        _check_region(each.parameters)
+        if len(each.shape) > _MOST_DIMENSIONS:
+            raise invalid(f"input '{each.name}' has {len(each.shape)} dimensions, at most {_MOST_DIMENSIONS} are read")
     return Request(
         model=message.model_name,
         version=message.model_version,
@@ -41,11 +44,17 @@ def request_of(message: pb.ModelInferRequest, request_id: str) -> Request:
 
 
 def _output(message: pb.ModelInferRequest.InferRequestedOutputTensor) -> RequestedOutput:
-    if not message.parameters:
+    _check_region(message.parameters)
+    if "classification" not in message.parameters:
         return RequestedOutput(message.name)
-    parameters = parameters_of(message.parameters)
-    checks.check_region(parameters)
-    return RequestedOutput(message.name, checks.classification(parameters))
+    named = {"classification": message.parameters["classification"]}
+    return RequestedOutput(message.name, checks.classification(parameters_of(named)))
+
+
+def _check_region(parameters: Mapping[str, pb.InferParameter]) -> None:
+    """All others mean nothing here, and may be many."""
+    if checks.REGION in parameters:
+        checks.check_region(parameters_of({checks.REGION: parameters[checks.REGION]}))
 
 
 def has_typed(message: pb.ModelInferRequest) -> bool:

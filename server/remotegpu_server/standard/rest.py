@@ -12,7 +12,7 @@ import asyncio
 import json
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from aiohttp import web
 
@@ -29,8 +29,9 @@ from .rest_repository import load_request, unload_request
 from .rest_routes import NoRoute, Route, route
 from .service import model_statistics
 from .tensors import Buffer
+from .threads import in_thread
 
-T = TypeVar("T")
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 Method = Callable[[web.BaseRequest, Route], Awaitable[web.StreamResponse]]
 
 HEADER_SIZE = "Inference-Header-Content-Length"
@@ -79,8 +80,9 @@ class Rest:
         self._patience = patience
         self._silent: dict[object, asyncio.TimerHandle] = {}
         self._listener: asyncio.Server | None = None
-        self._server = web.Server(
+        self._server = _Server(
             self._handle,
+            self._silent,
             handler_cancellation=True,  # a caller that has gone leaves the queue
             keepalive_timeout=patience,
             lingering_time=_LINGERING,
@@ -180,8 +182,8 @@ class Rest:
         return web.Response()
 
     async def _get_metadata(self, _request: web.BaseRequest, found: Route) -> web.StreamResponse:
-        models = self._inference.models
-        return _json(fields(config.metadata(models.find(found.model, found.version), models.versions(found.model))))
+        served = await self._inference.located(found.model, found.version)
+        return _json(fields(config.metadata(served, self._inference.models.versions(found.model))))
 
     async def _get_model_ready(self, _request: web.BaseRequest, found: Route) -> web.StreamResponse:
         self._inference.models.find(found.model, found.version)
@@ -189,7 +191,7 @@ class Rest:
         return web.Response()
 
     async def _get_config(self, _request: web.BaseRequest, found: Route) -> web.StreamResponse:
-        return _json(fields(config.configuration(self._inference.models.find(found.model, found.version))))
+        return _json(fields(config.configuration(await self._inference.located(found.model, found.version))))
 
     async def _get_stats(self, _request: web.BaseRequest, found: Route) -> web.StreamResponse:
         return _json(fields(model_statistics(self._inference, found.model, found.version)))
@@ -236,7 +238,7 @@ class Rest:
     async def _run(self, request: web.BaseRequest, found: Route) -> tuple[rest_tensors.Wanted, Response]:
         tenant = _tenant(request)
         self._check_draining()
-        self._inference.models.find(found.model, found.version)  # before its body takes room
+        await self._inference.located(found.model, found.version)  # before its body takes room
         header_size = request.headers.get(HEADER_SIZE)
         limit = self._limit if header_size is not None else rest_tensors.JSON
         with self._room.share() as share:
@@ -283,6 +285,20 @@ class Rest:
         return response
 
 
+class _Server(web.Server):
+    """Forgets the timers of connections that have gone, which would hold them until then."""
+
+    def __init__(self, handler: Handler, silent: dict[object, asyncio.TimerHandle], **options: Any) -> None:
+        super().__init__(handler, **options)
+        self._silent = silent
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        timer = self._silent.pop(handler, None)
+        if timer is not None:
+            timer.cancel()
+        super().connection_lost(handler, exc)
+
+
 class _Full(asyncio.Protocol):
     """Tells one connection too many so, and closes it."""
 
@@ -312,17 +328,6 @@ async def _send(request: web.BaseRequest, response: web.StreamResponse, parts: l
         if request.transport is not None:
             request.transport.abort()
         raise ConnectionResetError("the caller does not read the reply") from None
-
-
-async def in_thread(work: Callable[[], T]) -> T:
-    """The result of work that takes a while. It is waited for even when the caller has gone: it reads memory that is
-    given back afterwards."""
-    task = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
 
 
 def coding_asked(accept: str) -> str:

@@ -21,11 +21,13 @@ DEFAULT_PLATFORM = "onnxruntime_onnx"
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """An input or an output. `shape`: -1 for any size."""
+    """An input or an output. `shape`: -1 for any size. `unknown_rank`: any shape will do; the protocol has no words for
+    that, so `shape` is empty then."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    unknown_rank: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Served:
 
 
 class Models:
-    """The models of a catalog, by name and version."""
+    """The models of a catalog, by name and version: what was loaded once and may be called."""
 
     def __init__(self, catalog: pb.Catalog) -> None:
         self.digest = catalog.digest
@@ -64,14 +66,12 @@ class Models:
         """`version` is a number, an alias, or empty for the one that the bare name stands for. Raises Refused."""
         versions = self._by_name.get(name, [])
         for served in versions:
-            if version and (served.version == version or version in served.aliases):
+            if (served.version == version or version in served.aliases) if version else served.is_default:
                 return served
         self.check_version(version)
-        if not versions:
-            raise unknown_model(name)
-        if version:
-            raise not_found(f"Request for unknown model: '{name}' version {version} is not found")
-        return next((served for served in versions if served.is_default), versions[-1])
+        if version and versions:
+            raise not_available(name, version)
+        raise unknown_model(name)
 
     @staticmethod
     def check_version(version: str) -> None:
@@ -83,9 +83,10 @@ class Models:
             )
 
 
-def no_versions(name: str) -> Refused:
-    """A model that is known, but none of whose versions is loaded."""
-    return not_found(f"Request for unknown model: '{name}' has no available versions")
+def not_available(name: str, version: str) -> Refused:
+    """A model that is known, but not that version of it, or ("") none that may be called."""
+    what = f"version {version} is not found" if version else "has no available versions"
+    return not_found(f"Request for unknown model: '{name}' {what}")
 
 
 def _served(signature: pb.ModelSignature) -> Served:
@@ -102,4 +103,4 @@ def _served(signature: pb.ModelSignature) -> Served:
 
 def _tensor(signature: pb.TensorSignature) -> Tensor:
     shape = tuple(size.fixed if size.WhichOneof("value") == "fixed" else -1 for size in signature.shape)
-    return Tensor(signature.name, datatype_of(signature.dtype), shape)
+    return Tensor(signature.name, datatype_of(signature.dtype), shape, signature.unknown_rank)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias, TypeVar
 
@@ -23,6 +24,9 @@ from .repository import RepositoryCalls
 from .stream import Context, Streams
 
 SERVICE = "inference.GRPCInferenceService"
+
+# Bytes of requests without tensors, and of those that load a model whose file does not come along.
+_LIMIT = 64 * 1024
 
 M = TypeVar("M", bound=Message)
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
@@ -49,12 +53,16 @@ class InferenceService:
             "ModelConfig": _unary(pb.ModelConfigRequest, self._model_config),
             "ModelStatistics": _unary(pb.ModelStatisticsRequest, self._model_statistics),
             "RepositoryIndex": _unary(pb.RepositoryIndexRequest, self._repository.index),
-            "RepositoryModelLoad": _unary(pb.RepositoryModelLoadRequest, self._repository.load),
+            "RepositoryModelLoad": _unary(pb.RepositoryModelLoadRequest, self._repository.load, self._load_limit()),
             "RepositoryModelUnload": _unary(pb.RepositoryModelUnloadRequest, self._repository.unload),
             "ModelInfer": grpc.unary_unary_rpc_method_handler(self._model_infer),
             "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._model_stream_infer),
         }
         return grpc.method_handlers_generic_handler(SERVICE, methods)
+
+    def _load_limit(self) -> int:
+        gate = self._inference.gate
+        return sys.maxsize if gate.allow_uploads else _LIMIT
 
     async def _server_live(self, _request: pb.ServerLiveRequest, _tenant: str) -> Message:
         return pb.ServerLiveResponse(live=True)
@@ -122,9 +130,11 @@ def model_statistics(inference: Inference, name: str, version: str) -> pb.ModelS
     return message
 
 
-def _unary(kind: type[M], method: Callable[[M, str], Awaitable[Message]]) -> Handler:
+def _unary(kind: type[M], method: Callable[[M, str], Awaitable[Message]], limit: int = _LIMIT) -> Handler:
     async def handle(request: bytes, context: Context) -> bytes:
         try:
+            if len(request) > limit:  # others would wait while it is parsed
+                raise invalid(f"a request of {len(request)} bytes, at most {limit} are read")
             return (await method(wire.parse(kind, request), _tenant(context))).SerializeToString()
         except Refused as refusal:
             await _abort(context, refusal)

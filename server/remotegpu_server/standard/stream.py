@@ -27,11 +27,14 @@ _SEND_PATIENCE = 10.0
 
 
 class Streams:
-    """All open streams. `room`: requests that streams may have under way in all; each stream may read one more."""
+    """All open streams, of which there may be seven eighths of `room`. `room`: requests that they may have under way in
+    all; each stream may read one more."""
 
     def __init__(self, calls: InferCalls, room: int) -> None:
         self._calls = calls
         self._room = asyncio.Semaphore(room)
+        # Each is one of the calls that gRPC lets through: some are left for those that do not stream.
+        self._most = room - room // 8
         self._readers: set[asyncio.Task[None]] = set()
         self._draining = False
 
@@ -43,8 +46,12 @@ class Streams:
 
     async def serve(self, tenant: str, context: Context) -> None:
         """Serves one stream until its end. Raises Refused when it is cut off, or when the server drains."""
+        if len(self._readers) >= self._most:
+            raise Refused("RESOURCE_EXHAUSTED", f"{self._most} streams are open already")
         stream = _Stream(self._calls, self._room, tenant, context)
         reader = asyncio.create_task(stream.read())
+        # Not by the task itself: one that is cancelled before its first step never runs.
+        reader.add_done_callback(lambda _: stream.no_more())
         self._readers.add(reader)
         if self._draining:
             reader.cancel()
@@ -75,21 +82,22 @@ class _Stream:
         self.ended = False
 
     async def read(self) -> None:
-        """Begins requests as they come, and says when no more will."""
-        try:
-            while True:
-                message = await self._context.read()
-                if message is grpc.aio.EOF:  # type: ignore[attr-defined]  # the stubs lack it
-                    self.ended = True
-                    return
-                await self._depth.acquire()
-                await self._room.acquire()
-                self._held += 1
-                task = asyncio.create_task(self._calls.stream_answer(message, self._tenant, None))
-                self._running.add(task)
-                self._replies.put_nowait(task)
-        finally:
-            self._replies.put_nowait(None)
+        """Begins requests as they come."""
+        while True:
+            message = await self._context.read()
+            if message is grpc.aio.EOF:  # type: ignore[attr-defined]  # the stubs lack it
+                self.ended = True
+                return
+            await self._depth.acquire()
+            await self._room.acquire()
+            self._held += 1
+            task = asyncio.create_task(self._calls.stream_answer(message, self._tenant, None))
+            self._running.add(task)
+            self._replies.put_nowait(task)
+
+    def no_more(self) -> None:
+        """No more requests will come: replies end with those that are under way."""
+        self._replies.put_nowait(None)
 
     async def write(self) -> None:
         """Sends replies until the last one. Raises Refused when the caller does not read."""

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from remotegpu import errors
 from remotegpu.v1 import inference_pb2 as pb
 
+from .refusals import invalid
 from .tensors import Buffer
 
 # Fields of ModelInferRequest; 1 to 7 all have a length.
@@ -32,6 +33,11 @@ FINAL = pb.ModelInferResponse(
 ).SerializeToString()
 
 
+# What a request may have of fields, and of bytes that are not raw contents: others wait while they are looked at.
+MOST_FIELDS = 4096
+HEAD_LIMIT = 4 * 1024 * 1024
+
+
 class Split(NamedTuple):
     """A request. `head` holds all fields but the id and the raw contents."""
 
@@ -41,13 +47,16 @@ class Split(NamedTuple):
 
 
 def split(message: bytes) -> Split:
-    """Splits a ModelInferRequest. Raises ProtocolError for bytes that are not one."""
+    """Splits a ModelInferRequest. Raises ProtocolError for bytes that are not one, Refused for one that is too much."""
     raw: list[memoryview] = []
     kept: list[bytes] = []
     name, view = b"", memoryview(message)
-    position = kept_from = 0
+    position = kept_from = fields = 0
     end = len(message)
     while position < end:
+        fields += 1
+        if fields > MOST_FIELDS:
+            raise invalid(f"the request has more than {MOST_FIELDS} fields")
         begin = position
         tag, position = _varint(message, position)
         number = tag >> 3
@@ -68,6 +77,11 @@ def split(message: bytes) -> Split:
             kept_from = position + length
         position += length
     kept.append(message[kept_from:])
+    head_size = sum(map(len, kept))
+    if head_size > HEAD_LIMIT:
+        raise invalid(
+            f"{head_size} bytes beside raw_input_contents, at most {HEAD_LIMIT} are read: send large tensors raw"
+        )
     try:
         return Split(b"".join(kept), name.decode(), raw)
     except UnicodeDecodeError as error:

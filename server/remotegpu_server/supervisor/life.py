@@ -261,7 +261,7 @@ class Life:
             self._calls += 1
             job.call = self._calls
             self._running[job.call] = job
-            self._line.send(job.run._replace(call=job.call))
+            self._line.send(records.Run(job.call, *job.run[1:]))
         self._overrun.look()
 
     def _overran(self, job: _Job) -> None:
@@ -295,6 +295,7 @@ class Life:
                 self._dropped(record)
             case records.Parked(call=call):
                 self._parked[call] = self._ran(call)
+                self._line.flush()  # it waits for the slabs of replies that were read
                 self._dispatch()
             case records.Cancelled(call=call):
                 self._cancelled(self._ran(call))
@@ -358,7 +359,9 @@ class Life:
         return data
 
     def _release(self, offset: int) -> None:
-        if self.alive:
+        if self._parked:
+            self._line.send(records.ReleaseReply(offset))
+        elif self.alive:
             self._line.send_soon(records.ReleaseReply(offset))
 
     def _bury(self, why: str) -> None:

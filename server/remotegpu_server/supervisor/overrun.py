@@ -13,6 +13,7 @@ is timed, which is the one that the worker would have taken up first.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
 from typing import Generic, Protocol, TypeVar
 
@@ -38,6 +39,7 @@ class Overrun(Generic[T]):
         self._running = running
         self._overran = overran
         self._oldest: T | None = None
+        # When it became that.
         self._since = 0.0
         # Calls that the worker is at although nobody waits for them: when that was heard.
         self._begun: dict[int, float] = {}
@@ -55,10 +57,9 @@ class Overrun(Generic[T]):
         is_same = oldest is self._oldest
         if not is_same:
             self._oldest, self._since = oldest, self._loop.time()
-        gone = [call for call in self._begun if call not in self._running] if self._begun else []
-        for call in gone:
-            del self._begun[call]
-        if not is_same or gone:
+        if self._begun:
+            self._begun = {call: since for call, since in self._begun.items() if call in self._running}
+        if not is_same:
             self._arm()
 
     def close(self) -> None:
@@ -68,14 +69,27 @@ class Overrun(Generic[T]):
             self._timer = None
 
     def _arm(self) -> None:
-        self.close()
-        candidates = [(self._running[call], since) for call, since in self._begun.items() if call in self._running]
-        if self._oldest is not None:
-            candidates.append((self._oldest, self._since))
-        if candidates:
-            due, job = min(((max(job.deadline, since) + OVERRUN, job) for job, since in candidates), key=_first)
-            self._timer = self._loop.call_at(due, self._overran, job)
+        """A timer that fires too early only looks: one for each call would cost more than the call's share of it."""
+        job, due = self._next()
+        if job is not None and (self._timer is None or self._timer.when() > due):
+            self.close()
+            self._timer = self._loop.call_at(due, self._due)
 
+    def _next(self) -> tuple[T | None, float]:
+        """The call that is to blame first, and when."""
+        found, due = self._oldest, math.inf
+        if found is not None:
+            due = max(found.deadline, self._since) + OVERRUN
+        for call, since in self._begun.items():
+            job = self._running[call]
+            if max(job.deadline, since) + OVERRUN < due:
+                found, due = job, max(job.deadline, since) + OVERRUN
+        return found, due
 
-def _first(pair: tuple[float, object]) -> float:
-    return pair[0]
+    def _due(self) -> None:
+        self._timer = None
+        job, due = self._next()
+        if job is not None and due <= self._loop.time():
+            self._overran(job)
+        else:
+            self._arm()

@@ -96,20 +96,19 @@ class Worker:
         """Takes in what the daemon has sent, waiting for it while there is nothing else to do, and does one thing.
         Whether the daemon is still there."""
         if self._calls.idle:
-            there = self._take_in(self._inbox.packet())
-            self._calls.begin()
-            return there  # a model call has come, perhaps: before it runs, others are asked for
-        there = self._take_in_all()
+            there = self._take_in(self._inbox.packet()) and self._take_in_all()
+        else:
+            patience = self._calls.patience()
+            if patience != 0:
+                self._inbox.wait(patience)
+            if self._inbox.rung():
+                self._calls.models_arrived()
+            there = self._take_in_all()
         self._calls.begin()
         self._calls.run_models()
         return there
 
     def _take_in_all(self) -> bool:
-        patience = self._calls.patience()
-        if patience != 0:
-            self._inbox.wait(patience)
-        if self._inbox.rung():
-            self._calls.models_arrived()
         while (packet := self._inbox.packet_now()) is not None:
             if not self._take_in(packet):
                 return False

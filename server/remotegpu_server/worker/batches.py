@@ -22,7 +22,7 @@ _COMPANY = 1.0
 _REMEMBERED = 1000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Waiting:
     """A model call. `kind`: what calls that run together have in common beside the model; None: it runs alone. `since`
     is when it came, in seconds; `most`: rows that one run of its model may have."""

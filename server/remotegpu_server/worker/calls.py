@@ -12,7 +12,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from remotegpu import errors, wire
 from remotegpu_server import records
@@ -22,7 +22,7 @@ from .batches import Batches, Waiting
 from .cancellation import Cancellation
 from .executor import Execution, Executor, ModelStep, Outputs, Request
 from .inference import Ended, NotJoinable, Sessions, join, kind_of, split
-from .inputs import Attached
+from .inputs import NOTHING, Attached
 from .order import Touched
 from .outcome import Outcome
 from .prepared import Loading
@@ -36,7 +36,8 @@ class Task:
     run: records.Run
     started_ns: int = 0
     execution: Execution | None = None
-    touched: Touched = field(default_factory=lambda: Touched(frozenset(), frozenset()))
+    # Of a lease's handles; None for a call without a lease.
+    touched: Touched | None = None
     # The model step that it waits for, and where it stands for that.
     step: ModelStep | None = None
     waiting: Waiting | None = None
@@ -44,6 +45,8 @@ class Task:
     outputs: Outputs | None = None
     # Of time.perf_counter_ns.
     paused_ns: int = 0
+    # Calls in its last model run, if it was the first of them.
+    batch: int = 0
 
     def close(self) -> None:
         """Frees what it holds."""
@@ -74,6 +77,7 @@ class Calls:
         self._send = send
         self._requests = requests.toreadonly()
         self._batches = Batches(max_delay)
+        self._waits_for_company = max_delay > 0
         self._new: deque[int] = deque()
         # Calls that can go on: their model has run, or those that they had to wait for have ended.
         self._ready: deque[int] = deque()
@@ -147,20 +151,26 @@ class Calls:
             if not self._executor.order.may_begin(call, run.lease, task.touched):
                 self._hold(task)
                 return
-        self._advance(task, None)
+        # One that comes when nothing else is there need not stand in line for its model.
+        alone = not (self._new or self._ready or len(self._batches) or self._sessions.busy or self._waits_for_company)
+        self._advance(task, None, alone=alone)
 
     def _request(self, run: records.Run) -> Request:
-        slab = self._requests[run.offset :]
-        attachments_start = wire.aligned(run.program_size)
-        body_start = wire.aligned(attachments_start + run.attachments_size)
+        start = run.offset
+        body = start + wire.aligned(run.program_size)
+        attached = NOTHING
+        if run.attachments_size:
+            message = self._requests[body : body + run.attachments_size]
+            body += wire.aligned(run.attachments_size)
+            attached = Attached.of(message, self._requests[body:])
         return Request(
-            program=slab[: run.program_size],
-            body=slab[body_start : body_start + run.body_size],
+            program=self._requests[start : start + run.program_size],
+            body=self._requests[body : body + run.body_size],
             lease=run.lease,
             memory_limit=run.memory_limit,
             result_limit=len(self._requests),
             call=run.call,
-            attached=Attached.of(slab, attachments_start, run.attachments_size, body_start),
+            attached=attached,
         )
 
     def _enter(self, call: int) -> Task | None:
@@ -183,7 +193,7 @@ class Calls:
             outputs, task.outputs = task.outputs, None
             self._advance(task, outputs)
 
-    def _advance(self, task: Task, outputs: Outputs | Exception | None) -> None:
+    def _advance(self, task: Task, outputs: Outputs | Exception | None, *, alone: bool = False) -> None:
         assert task.execution is not None, "it has begun"
         try:
             reached = task.execution.resume(outputs)
@@ -197,12 +207,17 @@ class Calls:
         if isinstance(reached, Loading):
             if self._pause(task):
                 self._loading.append(task.run.call)
+        elif alone:
+            task.execution.begun = True
+            if task.touched is not None:
+                task.execution.pauses(task.touched)
+            self._sessions.submit([task], reached.model, reached.feed)
         else:
             self._await_model(task, reached)
 
     def _await_model(self, task: Task, step: ModelStep) -> None:
         model, kind, rows = step.model, None, 0
-        if model.max_batch > 1 and model not in self._apart:
+        if model.max_batch > 1 and not step.alone and model not in self._apart:
             kind, rows = kind_of(step.feed)
         task.step = step
         task.waiting = Waiting(task.run.call, task.run.caller, id(model), kind, rows, model.max_batch, time.monotonic())
@@ -212,7 +227,7 @@ class Calls:
     def _pause(self, task: Task) -> bool:
         """Whether it was not taken back."""
         assert task.execution is not None, "it has begun"
-        if task.run.lease:
+        if task.touched is not None:
             task.execution.pauses(task.touched)
         return self._hold(task)
 
@@ -235,6 +250,8 @@ class Calls:
         feeds = []
         for task in tasks:
             assert task.step is not None, "it waits for one"
+            assert task.execution is not None, "it has begun"
+            task.execution.begun = True
             model = task.step.model
             feeds.append(task.step.feed)
             task.step = None if len(tasks) == 1 else task.step  # after a failed batch they are run one by one
@@ -252,6 +269,8 @@ class Calls:
         for task in tasks:
             assert task.execution is not None, "it has begun"
             task.execution.waited_ns += since
+            task.batch = 0
+        tasks[0].batch = len(tasks)
         if len(tasks) == 1:
             self._advance(tasks[0], outcome if isinstance(outcome, Exception) else Outputs(outcome))
         elif isinstance(outcome, Exception):
@@ -291,7 +310,7 @@ class Calls:
         self.finishing = run.lease if run.finish else 0
         # What has been computed is kept no longer than its reply needs it.
         task.execution = None
-        self._replies.succeed(Finished(run.call, task.started_ns + execution.waited_ns, outcome))
+        self._replies.succeed(Finished(run.call, task.started_ns + execution.waited_ns, outcome, task.batch))
         if run.finish and run.lease:
             self._executor.drop(run.lease)
         self.finishing = 0

@@ -15,10 +15,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from remotegpu import errors, program
+from remotegpu import errors
 from remotegpu.dtypes import BYTES, number_of
 from remotegpu.strings import encode, is_strings
-from remotegpu.v1 import program_pb2 as pb
 from remotegpu_server.backends.device import Device
 from remotegpu_server.backends.models import Model
 
@@ -38,12 +37,18 @@ from .prepared import (
     Preparer,
     Recall,
     Step,
+    Take,
     Wanted,
     check_models,
-    port_named,
+    not_found,
 )
+from .programs import NotLoaded
+from .values import Values
 
 T = TypeVar("T")
+
+# How often a model is begun again because one that it calls was evicted before it ran.
+_ATTEMPTS = 3
 
 
 @dataclass(slots=True)
@@ -61,15 +66,17 @@ class Request:
     attached: Attached = NOTHING
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ModelStep:
-    """A program waits for the outputs of a model. `feed` has an array of the device for each input's name."""
+    """A program waits for the outputs of a model. `feed` has an array of the device for each input's name. `alone`: it
+    must not be put together with others, whatever the model says of itself."""
 
     model: Model
     feed: dict[str, Any]
+    alone: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outputs:
     """What a model made of a step's feed, in the model's order. `shared`: parts of arrays that others use too."""
 
@@ -113,7 +120,8 @@ class Executor:
             prepared = self._preparer.prepare(request.program, len(request.body), counts)
             if not request.lease:
                 _check_keeps_nothing(prepared)
-            check_models(prepared, self.models)
+            if not prepared.is_plain:
+                check_models(prepared, self.models)
             return Execution(self, request, prepared)
         except errors.Error:
             raise
@@ -141,7 +149,8 @@ class Execution:
     one that is closed."""
 
     def __init__(self, executor: Executor, request: Request, prepared: Prepared) -> None:
-        # Whether a model has run for it: before that, it can be taken back as if it had never begun.
+        # Whether a model runs or has run for it, as whoever runs it says: before that, it can be taken back as if it had
+        # never begun.
         self.begun = False
         # Nanoseconds that it waited between two `resume`, which are no part of its computing.
         self.waited_ns = 0
@@ -149,10 +158,9 @@ class Execution:
         self._request = request
         self._prepared = prepared
         self._device = executor.device
-        self._values: list[list[Any]] = []
-        # Output names of the models that it has run, by node.
-        self._ports: dict[int, list[str]] = {}
+        self._values = Values(self._device.xp, prepared.steps, prepared.last_uses)
         self._models: list[str] = []
+        # Counted only for a lease that declared memory.
         self._live = Live()
         self._course = self._steps()
 
@@ -168,7 +176,7 @@ class Execution:
     def close(self) -> None:
         """Frees what it holds; for one that does not go on. It cannot be resumed."""
         self._course.close()
-        self._values.clear()
+        self._values.made.clear()
 
     def resume(self, outputs: Outputs | Exception | None = None) -> Reached:
         """Goes on with the outputs of the model step that it waits for, or with the error that the model raised; with
@@ -204,7 +212,7 @@ class Execution:
                 made = yield from self._inferred(index, step)
             else:
                 made = self._try(index, self._made, index, step)
-            self._values.append(made)
+            self._values.made.append(made)
             del made  # what is freed after its last use must have no other name
             self._free_after(index)
         outcome = self._finished(start, uploaded)
@@ -213,7 +221,8 @@ class Execution:
 
     def _take_handles(self) -> None:
         memory, lease = self._executor.memory, self._request.lease
-        memory.free(lease, self._prepared.free)
+        if self._prepared.free:
+            memory.free(lease, self._prepared.free)
         for index, handle in self._prepared.handles:
             if memory.get(lease, handle) is None:
                 raise errors.InvalidInput(
@@ -221,10 +230,10 @@ class Execution:
                 )
 
     def _free_after(self, index: int) -> None:
-        for used in self._prepared.last_uses.get(index, ()):
-            for value in self._values[used]:
+        freed = self._values.free_after(index)
+        if self._request.memory_limit:
+            for value in freed:
                 self._live.remove(value)
-            self._values[used] = []
 
     def _finished(self, start: Any, uploaded: Any) -> Outcome:
         outcome = self._outputs()
@@ -238,29 +247,54 @@ class Execution:
         memory, lease = self._executor.memory, self._request.lease
         for handle, array in kept:
             memory.keep(lease, handle, array)
-        outcome.discard = partial(memory.free, lease, [handle for handle, _ in kept])
-        self._values.clear()
+        if kept:
+            outcome.discard = partial(memory.free, lease, [handle for handle, _ in kept])
+        self._values.made.clear()
         return outcome
 
     def _inferred(self, index: int, step: Infer) -> Generator[ModelStep | Loading, Outputs | None, list[Any]]:
-        model = self._try(index, self._executor.models.get, step.reference, self._request.lease)
+        name, limit = self._prepared.names[index], self._request.memory_limit
+        for _ in range(_ATTEMPTS):
+            model, alone = yield from self._loaded(index, step.reference)
+            feed = self._try(index, model.arrange, self._values.inputs(step))
+            try:
+                outputs = yield ModelStep(model, feed, alone)
+            except NotLoaded:  # a model that it calls was evicted meanwhile
+                continue
+            except errors.Error:
+                raise
+            except Exception as error:
+                raise failure(self._device, error, index, name, limit) from error
+            assert outputs is not None, "given to every model step"
+            self._models.append(model.name)
+            self._values.ran(index, model)
+            return self._try(index, self._adopted, index, outputs)
+        why = "the models that it calls take each other's place in the memory for models"
+        raise errors.RemoteError(node=index, operation=name, why=why)
+
+    def _loaded(
+        self, index: int, reference: str, above: tuple[str, ...] = ()
+    ) -> Generator[ModelStep | Loading, Outputs | None, tuple[Model, bool]]:
+        """A model, when it and all that it calls are loaded, and whether one of those must not run for several calls at
+        once. `above`: what calls it."""
+        model = self._try(index, self._got, index, reference)
         while isinstance(model, Loading):
             yield model
-            model = self._try(index, self._executor.models.get, step.reference, self._request.lease)
-        inputs = [(name, self._value(node, port)) for name, node, port in step.inputs]
-        feed = self._try(index, model.arrange, inputs)
+            if model.error is not None:
+                raise model.error
+            model = self._try(index, self._got, index, reference)
+        alone = False
+        for called in model.calls:
+            if called not in above:  # a cycle is told by the run
+                callee, callee_alone = yield from self._loaded(index, called, (*above, reference))
+                alone = alone or callee_alone or not callee.max_batch
+        return model, alone
+
+    def _got(self, index: int, reference: str) -> Model | Loading:
         try:
-            outputs = yield ModelStep(model, feed)
-        except errors.Error:
-            raise
-        except Exception as error:
-            limit = self._request.memory_limit
-            raise failure(self._device, error, index, self._prepared.names[index], limit) from error
-        assert outputs is not None, "given to every model step"
-        self.begun = True
-        self._models.append(model.name)
-        self._ports[index] = list(model.output_names)
-        return self._try(index, self._adopted, index, outputs)
+            return self._executor.models.get(reference, self._request.lease)
+        except errors.ModelNotFound as error:
+            raise not_found(index, error) from None
 
     def _adopted(self, index: int, outputs: Outputs) -> list[Any]:
         """The outputs of a model. A lease that declared memory gets copies of its parts of shared ones: it would be
@@ -270,9 +304,7 @@ class Execution:
             more = sum(array.nbytes for array in arrays)
             self._check_memory(index, more, more)
             arrays = [self._own(array) for array in arrays]
-        for array in arrays:
-            self._live.add(array)
-            self._check_memory(index, array.nbytes)
+        self._count(index, arrays)
         return arrays
 
     def _try(self, index: int, work: Callable[..., T], *args: Any) -> T:
@@ -286,10 +318,16 @@ class Execution:
 
     def _made(self, index: int, step: Step) -> list[Any]:
         values = self._step(index, step)
-        for value in values:
-            self._live.add(value, held=isinstance(step, Recall) or self._executor.inputs.is_shared(value))
-            self._check_memory(index, value.nbytes)
+        self._count(index, values, held=isinstance(step, Recall))
         return values
+
+    def _count(self, index: int, arrays: list[Any], *, held: bool = False) -> None:
+        """New values of a node. `held`: the lease keeps them already."""
+        if not self._request.memory_limit:
+            return
+        for array in arrays:
+            self._live.add(array, held=held or self._executor.inputs.is_shared(array))
+            self._check_memory(index, array.nbytes)
 
     def _check_memory(self, index: int, asked: int, more: int = 0) -> None:
         """Raises OutOfMemory if what is alive, and `more` bytes, are beyond what the lease declared."""
@@ -309,53 +347,32 @@ class Execution:
                 return [self._executor.inputs.load(step, self._request.body, self._request.attached)]
             case Recall(handle=handle):
                 return [self._executor.memory.get(self._request.lease, handle)]
-            case Pick(node=node):
-                call = self._prepared.steps[node]
-                assert isinstance(call, Infer), "checked before"
-                return [self._value(node, port_named(index, step, call.reference, self._ports[node]))]
+            case Pick():
+                return [self._values.pick(index, step)]
             case Operate():
-                return self._operation(step)
-            case Infer():
-                raise AssertionError("a program pauses there")
-
-    def _operation(self, step: Operate) -> list[Any]:
-        message = step.message
-        args = [program.decode_argument(argument, self._referred) for argument in message.args]
-        kwargs = {item.name: program.decode_argument(item.value, self._referred) for item in message.kwargs}
-        made = step.run(self._device.xp, *args, **kwargs)
-        return list(made) if isinstance(made, tuple) else [made]
-
-    def _referred(self, ref: pb.Ref) -> Any:
-        value = self._value(ref.node, ref.port)
-        if is_strings(value):
-            limit = "strings as inputs and outputs of models only"
-            raise errors.InvalidInput(field="operation", limit=limit, given=f"node {ref.node}, which are strings")
-        return value
-
-    def _value(self, node: int, port: int) -> Any:
-        values = self._values[node]
-        if port >= len(values):
-            raise errors.InvalidInput(field=f"node {node}", limit=f"{len(values)} ports", given=f"port {port}")
-        return values[port]
+                return self._values.operate(step)
+            case Infer() | Take():
+                raise AssertionError("a program pauses there, or is a saved one")
 
     def _owned(self, wanted: Wanted) -> Any:
         """An output to keep: the array, or a copy if it is a view, which must fit beside all else."""
-        array = self._value(wanted.node, wanted.port)
+        array = self._values.of(wanted.node, wanted.port)
         if array.base is not None:
             self._check_memory(wanted.node, array.nbytes, array.nbytes)
         owned = self._own(array)
-        self._live.add(owned)
-        self._check_memory(wanted.node, array.nbytes)
+        self._count(wanted.node, [owned])
         return owned
 
     def _own(self, array: Any) -> Any:
         return array.copy() if is_strings(array) else self._device.own(array)
 
     def _outputs(self) -> Outcome:
-        outcome = Outcome(last_node=max(len(self._values) - 1, 0))
+        outcome = Outcome(last_node=max(len(self._values.made) - 1, 0))
         for index, wanted in enumerate(self._prepared.outputs):
-            names = self._ports[wanted.node] if wanted.every_port else [""]
-            arrays = self._values[wanted.node] if wanted.every_port else [self._value(wanted.node, wanted.port)]
+            if wanted.every_port:
+                names, arrays = self._values.every(wanted.node)
+            else:
+                names, arrays = [""], [self._values.of(wanted.node, wanted.port)]
             for name, array in zip(names, arrays, strict=True):
                 number = BYTES if is_strings(array) else number_of(np.dtype(array.dtype))
                 if number is None:

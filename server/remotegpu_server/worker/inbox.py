@@ -29,8 +29,10 @@ class Inbox:
 
     def rung(self) -> bool:
         """Whether the bell was rung since this was asked last."""
-        rung, self._rung = self._rung, False
-        return rung
+        if not self._rung:
+            return False  # nothing is written: another thread may ring just now
+        self._rung = False
+        return True
 
     def wait(self, seconds: float | None) -> None:
         """Until there is a packet, or the bell has been rung, or the time is over."""

@@ -31,10 +31,15 @@ class NotJoinable(Exception):
 
 def kind_of(feed: Feed) -> tuple[object, int]:
     """What calls that run together have in common (None: it runs alone), and the rows of this one."""
-    rows = {array.shape[0] if array.shape else -1 for array in feed.values()}
-    if len(rows) != 1 or -1 in rows:
-        return None, 0
-    return tuple((name, array.dtype, array.shape[1:]) for name, array in sorted(feed.items())), rows.pop()
+    rows, kind = -1, []
+    for name in feed if len(feed) == 1 else sorted(feed):
+        array = feed[name]
+        shape = array.shape
+        if not shape or rows not in (-1, shape[0]):
+            return None, 0
+        rows = shape[0]
+        kind.append((name, array.dtype, shape[1:]))
+    return (tuple(kind), rows) if kind else (None, 0)
 
 
 def join(device: Device, feeds: Sequence[Feed]) -> Feed:
@@ -66,7 +71,7 @@ def split(outputs: Sequence[Any], rows: Sequence[int]) -> list[list[Any]]:
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ended(Generic[T]):
     """A run that has ended: the model's outputs, or its error; when, by time.perf_counter_ns."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
@@ -48,12 +49,9 @@ class Attached:
     fetched: tuple[memoryview, ...] = ()
 
     @classmethod
-    def of(cls, slab: memoryview, start: int, size: int, body_start: int) -> Attached:
-        """Reads the message that lies at `start` in the slab, of `size` bytes (0: there is none)."""
-        if not size:
-            return NOTHING
-        message = wire.parse(attachments_pb2.Attachments, slab[start : start + size])
-        body = slab[body_start:]
+    def of(cls, data: memoryview, body: memoryview) -> Attached:
+        """Reads an Attachments message. `body`: the slab from the body on."""
+        message = wire.parse(attachments_pb2.Attachments, data)
         return cls(
             tuple(ContentFile(item.digest, item.path, item.size) for item in message.contents),
             tuple(body[span.offset : span.offset + span.size] for span in message.fetched),
@@ -64,41 +62,45 @@ NOTHING = Attached()
 
 
 class Kept:
-    """Arrays by what they were made of, within so many bytes; the least recently used go first. Not thread-safe."""
+    """Arrays by what they were made of, within so many bytes; the least recently used go first. For any thread."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.size = 0
         self._arrays: OrderedDict[Hashable, Any] = OrderedDict()
         self._keys: dict[int, Hashable] = {}
+        self._lock = threading.Lock()
 
     def get(self, key: Hashable) -> Any:
         """The array, or None."""
-        found = self._arrays.get(key)
-        if found is not None:
-            self._arrays.move_to_end(key)
-        return found
+        with self._lock:
+            found = self._arrays.get(key)
+            if found is not None:
+                self._arrays.move_to_end(key)
+            return found
 
     def add(self, key: Hashable, array: Any) -> None:
         """Keeps an array, unless it is larger than the whole."""
         if array.nbytes > self.limit:
             return
-        self._arrays[key] = array
-        self._keys[id(array)] = key
-        self.size += array.nbytes
-        while self.size > self.limit:
-            _, oldest = self._arrays.popitem(last=False)
-            del self._keys[id(oldest)]
-            self.size -= oldest.nbytes
+        with self._lock:
+            self._arrays[key] = array
+            self._keys[id(array)] = key
+            self.size += array.nbytes
+            while self.size > self.limit:
+                _, oldest = self._arrays.popitem(last=False)
+                del self._keys[id(oldest)]
+                self.size -= oldest.nbytes
 
     def __contains__(self, array: object) -> bool:
         return id(array) in self._keys
 
     def clear(self) -> None:
         """Lets go of all of them."""
-        self._arrays.clear()
-        self._keys.clear()
-        self.size = 0
+        with self._lock:
+            self._arrays.clear()
+            self._keys.clear()
+            self.size = 0
 
 
 class Inputs:
@@ -107,6 +109,7 @@ class Inputs:
     def __init__(self, device: Device) -> None:
         self._device = device
         self._kept = Kept(int(device.free_memory() * SHARE))
+        device.when_short(self._kept.clear)
 
     def load(self, step: LoadTensor | LoadImage, body: memoryview, attached: Attached) -> Any:
         """The array that a step stands for.
@@ -119,10 +122,6 @@ class Inputs:
     def is_shared(self, array: Any) -> bool:
         """Whether the array was made of a content and stays for other calls: no lease is charged with it."""
         return array in self._kept
-
-    def clear(self) -> None:
-        """Lets go of all arrays made of contents: memory is short."""
-        self._kept.clear()
 
     def _content(self, step: LoadTensor | LoadImage, content: ContentFile) -> Any:
         key = content.digest, replace(step, number=0)

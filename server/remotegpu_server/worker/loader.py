@@ -16,16 +16,18 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 from remotegpu import errors, wire
 from remotegpu.v1 import worker_pb2 as pb
 from remotegpu_server import repository
-from remotegpu_server.backends import models
 from remotegpu_server.backends.device import Device
 from remotegpu_server.backends.models import Model
 from remotegpu_server.backends.sessions import SessionOptions
 
+from . import kinds
 from .prepared import Loading
+from .programs import NotLoaded
 from .residency import NoRoom, Residency
 
 logger = logging.getLogger("remotegpu.worker")
@@ -35,8 +37,6 @@ logger = logging.getLogger("remotegpu.worker")
 _PROMISE = 1.0
 # How long models that run are waited for when others are to take their place. Seconds.
 _PATIENCE = 30.0
-# How long the error of a load is told to those who ask again: the programs that waited for it. Seconds.
-_REFUSED = 1.0
 
 # Gets the answer to a command, or its error.
 Answer = Callable[[bytes | errors.Error], None]
@@ -75,7 +75,7 @@ class _Names:
     def find(self, reference: str) -> pb.ModelFile:
         number = self.ids.get(repository.split(reference))
         if number is None:
-            known = ", ".join(f"{file.name}:{file.version}" for file in self.files.values())
+            known = ", ".join(f"{file.name}:{file.version}" for file in islice(self.files.values(), 100))
             raise errors.ModelNotFound(field="model", limit=known or "none", given=reference)
         return self.files[number]
 
@@ -104,10 +104,11 @@ class Loader:
         # By file: what is known of it, whether it is loaded or not; and why it cannot be.
         self._states: dict[int, pb.ModelState] = {}
         self._unusable: dict[int, errors.Error] = {}
-        # Why it could not be loaded a moment ago, and until when that is told, on the monotonic clock.
-        self._refused: dict[int, tuple[errors.Error, float]] = {}
         # Loaded for programs that have not come for it yet; until when they may, on the monotonic clock.
         self._promised: dict[int, float] = {}
+        # Those that are being loaded now, each for the one before it that calls it; and by which thread.
+        self._opening: list[pb.ModelFile] = []
+        self._thread = threading.get_ident()
         # Set when a model has ended its last run.
         self._idle = threading.Event()
         self._loading: dict[int, Awaited] = {}
@@ -129,6 +130,7 @@ class Loader:
                 if not file.digest:
                     raise RuntimeError(str(error)) from error
                 logger.warning("%s", error)
+        self._thread = 0  # until `serve`
         return self._reported()
 
     @property
@@ -139,8 +141,8 @@ class Loader:
     def get(self, reference: str, lease: int) -> Model | Loading:
         """The model that `name`, `name:version` or `name:alias` stands for now. It stays loaded while the lease lives.
 
-        Raises ModelNotFound for another name, ModelUnusable for one that cannot be loaded, OutOfMemory if there was no
-        room when it was asked for last."""
+        Raises ModelNotFound for another name, ModelUnusable for one that cannot be loaded; that there is no room for it
+        is told by what stands for it until it is there."""
         with self._lock:
             file = self._names.find(reference)
             model = self._models.get(file.id)
@@ -150,10 +152,17 @@ class Loader:
                 return model
             if file.id in self._unusable:
                 raise self._unusable[file.id]
-            refused, until = self._refused.get(file.id, (None, 0.0))
-            if refused is not None and time.monotonic() < until:
-                raise refused
             return self._awaited(file, lease)
+
+    def callee(self, reference: str) -> Model:
+        """The model that a reference in a saved program stands for now. The thread that loads gets it loaded; others
+        NotLoaded, if it is not. Raises as `get`."""
+        if threading.get_ident() == self._thread:
+            return self._loaded_at_once(reference)
+        found = self.get(reference, 0)
+        if isinstance(found, Loading):
+            raise NotLoaded(found)
+        return found
 
     def output_names(self, reference: str) -> list[str] | None:
         """The names of the outputs, in the model's order, if the model was loaded before; None otherwise. Raises
@@ -176,6 +185,7 @@ class Loader:
 
     def serve(self) -> None:
         """Runs commands and loads models, for ever: the thread that loads."""
+        self._thread = threading.get_ident()
         while True:
             self._tasks.get()()
 
@@ -192,17 +202,28 @@ class Loader:
         return loading
 
     def _load_awaited(self, loading: Awaited) -> None:
+        with self._lock:
+            is_served = loading.file.id in self._names.files
         try:
-            self._load(loading.file)
+            if is_served:  # not unloaded meanwhile; those who wait for it ask again, and hear so
+                self._load(loading.file)
         except errors.Error as error:
             logger.warning("%s", error)
-            with self._lock:
-                self._refused[loading.file.id] = (error, time.monotonic() + _REFUSED)
+            loading.error = error
         with self._lock:
             self._loading.pop(loading.file.id, None)
         # First: who has an answer of the model finds it in the catalog too.
         self._report(self._reported())
         self._ring()
+
+    def _loaded_at_once(self, reference: str) -> Model:
+        with self._lock:
+            file = self._names.find(reference)
+            if file.id in self._unusable:
+                raise self._unusable[file.id]
+        self._load(file)
+        with self._lock:
+            return self._models[file.id]
 
     def _answer(self, payload: bytes, answer: Answer) -> None:
         try:
@@ -223,6 +244,13 @@ class Loader:
         with self._lock:
             if file.id in self._models:
                 return
+            known = self._states.get(file.id)
+            if not file.digest and known is not None:
+                # It was evicted: what comes back must be what it was.
+                file = pb.ModelFile.FromString(file.SerializeToString())
+                file.digest = known.signature.digest
+        self._check_no_cycle(file)
+        self._opening.append(file)
         try:
             self._make_room(self._expected(file))
             model = self._loaded(file)
@@ -234,7 +262,14 @@ class Loader:
                 self._unusable[file.id] = error
                 self._state(file.id, "failed", reason=error.why)
             raise
+        finally:
+            self._opening.pop()
         self._arrived(file, model)
+
+    def _check_no_cycle(self, file: pb.ModelFile) -> None:
+        if any(other.id == file.id for other in self._opening):
+            names = " → ".join(f"{other.name}:{other.version}" for other in (*self._opening, file))
+            raise errors.ModelUnusable(model=f"{file.name}:{file.version}", why=f"it comes to call itself: {names}")
 
     def _arrived(self, file: pb.ModelFile, model: Model) -> None:
         model.on_idle = self._idle.set
@@ -273,7 +308,7 @@ class Loader:
         """Loads; as long as the device has no memory for it, others go."""
         while True:
             try:
-                return models.load(file, self._device, self._options)
+                return kinds.load(file, self._device, self._options, self)
             except errors.OutOfMemory:
                 with self._lock:
                     victim = self._residency.evict(self._busy())
@@ -303,8 +338,9 @@ class Loader:
                 self._models.pop(number, None)
                 self._residency.remove(number)
                 self._unusable.pop(number, None)
-                self._refused.pop(number, None)
             for file in names.files.values():
+                if kinds.calls_models(file) and file.id in self._unusable:
+                    del self._unusable[file.id], self._states[file.id]  # what it calls may be there now
                 if file.wanted and file.id not in self._states:
                     self._awaited(file, 0)
 

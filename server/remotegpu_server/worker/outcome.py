@@ -23,6 +23,9 @@ class Outcome:
     error: bytes | None = None
     result: pb.Result = field(default_factory=pb.Result)
     fetched: list[tuple[pb.Value, Any]] = field(default_factory=list)
+    # Of the body and of the whole reply, once it is laid out; bytes.
+    body_size: int = 0
+    size: int = 0
     h2d_ns: int = 0
     compute_ns: int = 0
     last_node: int = 0
@@ -40,9 +43,13 @@ class Outcome:
             value.offset = offset
             value.size = array.nbytes
             offset += wire.aligned(array.nbytes)
-        size = offset + wire.aligned(self.result.ByteSize())
-        if limit and size > limit:
-            raise _too_large(limit, size)
+        self.body_size, self.size = offset, offset + wire.aligned(self.result.ByteSize())
+        self.check(limit)
+
+    def check(self, limit: int) -> None:
+        """Raises InvalidInput if the reply, which is laid out, is larger than `limit` bytes (0: no limit)."""
+        if limit and self.size > limit:
+            raise _too_large(limit, self.size)
 
 
 def _too_large(limit: int, size: int) -> errors.InvalidInput:

@@ -31,6 +31,9 @@ class Loading:
     """What stands for a model that is being loaded. Whoever loads it rings when it is there (or cannot be loaded), and
     is asked again."""
 
+    # Why it cannot be loaded, once that is known.
+    error: errors.Error | None = None
+
 
 class Models(Protocol):
     """The models that programs of a worker may run. A reference is `name`, `name:version` or `name:alias`."""
@@ -113,7 +116,14 @@ class Pick:
     name: str
 
 
-Step = LoadTensor | LoadImage | Recall | Operate | Infer | Pick
+@dataclass(frozen=True, slots=True)
+class Take:
+    """An input of a saved program, by its place."""
+
+    number: int
+
+
+Step = LoadTensor | LoadImage | Recall | Operate | Infer | Pick | Take
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +149,8 @@ class Prepared:
     handles: tuple[tuple[int, int], ...]
     last_uses: Mapping[int, tuple[int, ...]]
     touched: Touched
+    # Nothing runs before its only model, so that it need not be asked for before that.
+    is_plain: bool
 
 
 class Preparer:
@@ -173,22 +185,33 @@ class Preparer:
             device=self._device,
             attached=attached,
         )
-        nodes = message.nodes
-        steps = tuple(_step(index, node) for index, node in enumerate(nodes))
-        outputs = tuple(Wanted(o.ref.node, o.ref.port, o.fetch, o.keep, o.every_port) for o in message.outputs)
-        handles = tuple((index, step.handle) for index, step in enumerate(steps) if isinstance(step, Recall))
-        return Prepared(
-            steps=steps,
-            names=tuple(map(_name, nodes)),
-            outputs=outputs,
-            free=tuple(message.free),
-            handles=handles,
-            last_uses=_last_uses(message),
-            touched=Touched(
-                frozenset(handle for _, handle in handles),
-                frozenset([*message.free, *(wanted.keep for wanted in outputs if wanted.keep)]),
-            ),
-        )
+        return prepared_program(message)
+
+
+def prepared_program(message: pb.Program) -> Prepared:
+    """A program that `program.check` has passed. Raises InvalidInput for arguments that no operation has."""
+    nodes = message.nodes
+    steps = tuple(_step(index, node) for index, node in enumerate(nodes))
+    outputs = tuple(Wanted(o.ref.node, o.ref.port, o.fetch, o.keep, o.every_port) for o in message.outputs)
+    handles = tuple((index, step.handle) for index, step in enumerate(steps) if isinstance(step, Recall))
+    return Prepared(
+        steps=steps,
+        names=tuple(map(_name, nodes)),
+        outputs=outputs,
+        free=tuple(message.free),
+        handles=handles,
+        last_uses=_last_uses(message),
+        is_plain=_is_plain(steps),
+        touched=Touched(
+            frozenset(handle for _, handle in handles),
+            frozenset([*message.free, *(wanted.keep for wanted in outputs if wanted.keep)]),
+        ),
+    )
+
+
+def _is_plain(steps: Sequence[Step]) -> bool:
+    *before, last = steps or (None,)
+    return isinstance(last, Infer) and all(isinstance(step, (LoadTensor, LoadImage)) for step in before)
 
 
 def check_models(prepared: Prepared, models: Models) -> None:
@@ -201,12 +224,17 @@ def check_models(prepared: Prepared, models: Models) -> None:
             try:
                 names[index] = models.output_names(step.reference)
             except errors.ModelNotFound as error:
-                raise errors.ModelNotFound(field=f"node {index}", limit=error.limit, given=error.given) from None
+                raise not_found(index, error) from None
         elif isinstance(step, Pick):
             call, known = prepared.steps[step.node], names[step.node]
             assert isinstance(call, Infer), "checked before"
             if known is not None:
                 port_named(index, step, call.reference, known)
+
+
+def not_found(index: int, error: errors.ModelNotFound) -> errors.ModelNotFound:
+    """The error with the node that names the model."""
+    return errors.ModelNotFound(field=f"node {index}", limit=error.limit, given=error.given)
 
 
 def port_named(index: int, step: Pick, reference: str, names: Sequence[str]) -> int:
@@ -235,6 +263,8 @@ def _step(index: int, node: pb.Node) -> Step:
         return Infer(node.model.model, inputs)
     if kind == "named_port":
         return Pick(node.named_port.node, node.named_port.name)
+    if kind == "placeholder":
+        return Take(node.placeholder.input)
     run = implementation(node.operation.name)
     assert run is not None, "checked before"
     _check_arguments(index, node.operation)

@@ -31,11 +31,12 @@ _ZEROS = bytes(wire.ALIGNMENT)
 
 @dataclass(slots=True)
 class Finished:
-    """A call that has run. Times in nanoseconds."""
+    """A call that has run. Times in nanoseconds; `batch` as in `records.Done`."""
 
     call: int
     started_ns: int
     outcome: Outcome
+    batch: int = 0
 
 
 class Replies:
@@ -62,9 +63,9 @@ class Replies:
         self._untold: deque[tuple[Callable[[int, int], Record], bytes]] = deque()
 
     def succeed(self, finished: Finished) -> None:
-        """Sends a result, now or when there is room. Raises InvalidInput if it is larger than the whole arena."""
+        """Sends a result that is laid out, now or when there is room. Raises InvalidInput if it is larger than the whole arena."""
         try:
-            finished.outcome.lay_out(self._arena.size)
+            finished.outcome.check(self._arena.size)
         except errors.InvalidInput:
             finished.outcome.discard()
             raise
@@ -134,8 +135,7 @@ class Replies:
     def _write(self, finished: Finished) -> bool:
         outcome = finished.outcome
         head = outcome.error or outcome.result.SerializeToString()
-        body_start = wire.aligned(len(head))
-        body_size = sum(wire.aligned(value.size) for value, _ in outcome.fetched)
+        body_start, body_size = wire.aligned(len(head)), outcome.body_size
         offset = self._allocate(body_start + body_size)
         if offset is None:
             return False
@@ -163,6 +163,7 @@ class Replies:
                     compute_ns=outcome.compute_ns,
                     d2h_ns=d2h,
                     memory_held=self._held(),
+                    batch=finished.batch,
                 )
             )
         return True

@@ -430,6 +430,7 @@ class Node(google.protobuf.message.Message):
     OPERATION_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
     NAMED_PORT_FIELD_NUMBER: builtins.int
+    PLACEHOLDER_FIELD_NUMBER: builtins.int
     @property
     def tensor(self) -> global___Tensor: ...
     @property
@@ -444,6 +445,10 @@ class Node(google.protobuf.message.Message):
     def named_port(self) -> global___NamedPort:
         """One output of a model call by its name, for a caller that does not know the order yet."""
 
+    @property
+    def placeholder(self) -> global___Placeholder:
+        """In saved programs only."""
+
     def __init__(
         self,
         *,
@@ -453,12 +458,31 @@ class Node(google.protobuf.message.Message):
         operation: global___Operation | None = ...,
         model: global___ModelCall | None = ...,
         named_port: global___NamedPort | None = ...,
+        placeholder: global___Placeholder | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["handle", b"handle", "image", b"image", "kind", b"kind", "model", b"model", "named_port", b"named_port", "operation", b"operation", "tensor", b"tensor"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["handle", b"handle", "image", b"image", "kind", b"kind", "model", b"model", "named_port", b"named_port", "operation", b"operation", "tensor", b"tensor"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["tensor", "handle", "image", "operation", "model", "named_port"] | None: ...
+    def HasField(self, field_name: typing.Literal["handle", b"handle", "image", b"image", "kind", b"kind", "model", b"model", "named_port", b"named_port", "operation", b"operation", "placeholder", b"placeholder", "tensor", b"tensor"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["handle", b"handle", "image", b"image", "kind", b"kind", "model", b"model", "named_port", b"named_port", "operation", b"operation", "placeholder", b"placeholder", "tensor", b"tensor"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["tensor", "handle", "image", "operation", "model", "named_port", "placeholder"] | None: ...
 
 global___Node = Node
+
+@typing.final
+class Placeholder(google.protobuf.message.Message):
+    """An input of a saved program, which each call gives."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: builtins.int
+    input: builtins.int
+    """Its place in SavedProgram.inputs."""
+    def __init__(
+        self,
+        *,
+        input: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["input", b"input"]) -> None: ...
+
+global___Placeholder = Placeholder
 
 @typing.final
 class NamedPort(google.protobuf.message.Message):
