@@ -60,7 +60,7 @@ class Asked:
     body: memoryview
 
 
-# Answers a program of a client, its call of that number, with a frame. `Client.submitted` is called when a worker has it.
+# Answers a program, the call of that number of a client, with a frame. `Client.submitted` hears when a worker has it.
 RunProgram = Callable[[Asked, "Client", int], Awaitable[bytes]]
 
 

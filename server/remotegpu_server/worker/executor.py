@@ -149,8 +149,8 @@ class Execution:
     one that is closed."""
 
     def __init__(self, executor: Executor, request: Request, prepared: Prepared) -> None:
-        # Whether a model runs or has run for it, as whoever runs it says: before that, it can be taken back as if it had
-        # never begun.
+        # Whether a model runs or has run for it, which is told by whoever runs it: before that, it can be taken back as
+        # if it had never begun.
         self.begun = False
         # Nanoseconds that it waited between two `resume`, which are no part of its computing.
         self.waited_ns = 0
