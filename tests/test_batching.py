@@ -21,7 +21,6 @@ from remotegpu.v1 import program_pb2 as pb
 from remotegpu.v1 import worker_pb2
 from remotegpu_server import records
 from remotegpu_server.gateway.models import ModelRegistry
-from remotegpu_server.supervisor import overrun
 from remotegpu_server.supervisor.life import Life
 from remotegpu_server.supervisor.worker import DeviceSpec, DeviceWorker, WorkerOptions
 from tests.conftest import wait_until
@@ -369,32 +368,6 @@ def test_with_two_sessions_two_models_run_at_once_and_programs_meanwhile(two: Be
         assert time.monotonic() - began < 30
 
     two.run(scenario)
-
-
-def test_the_call_that_the_worker_is_at_is_blamed_for_an_overrun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overrun, "OVERRUN", 0.1)
-
-    @dataclass
-    class Call:
-        call: int
-        deadline: float
-
-    async def scenario() -> None:
-        now = asyncio.get_running_loop().time()
-        running = {1: Call(1, now + 100), 2: Call(2, now), 3: Call(3, now)}
-        blamed: list[int] = []
-        watch = overrun.Overrun(running, lambda job: blamed.append(job.call))
-        watch.look()
-        watch.begun(3)
-        del running[3]
-        watch.look()
-        await asyncio.sleep(0.2)
-        assert not blamed  # the second merely waits behind the first, and the third has ended
-        watch.begun(2)
-        await until(lambda: blamed == [2], "the worker is at the second")
-        watch.close()
-
-    asyncio.run(scenario())
 
 
 def test_commands_are_answered_while_a_model_runs(one: Bench) -> None:

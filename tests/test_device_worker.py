@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,7 @@ from remotegpu.v1 import program_pb2
 from remotegpu_server import records
 from remotegpu_server.gateway.models import ModelRegistry
 from remotegpu_server.supervisor import life as life_module
+from remotegpu_server.supervisor import overrun
 from remotegpu_server.supervisor.line import Line
 from remotegpu_server.supervisor.worker import DeviceSpec, DeviceWorker, WorkerOptions
 from tests.conftest import alive
@@ -327,3 +329,36 @@ def test_line_sends_all_records_in_order_when_the_other_end_reads_late() -> None
         return found
 
     assert asyncio.run(scenario()) == [records.Drop(lease) for lease in range(5000)]
+
+
+def test_the_call_that_the_worker_is_at_is_blamed_for_an_overrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overrun, "OVERRUN", 0.1)
+
+    @dataclass
+    class Call:
+        call: int
+        deadline: float
+
+    async def scenario() -> None:
+        now = asyncio.get_running_loop().time()
+        running = {1: Call(1, now + 100), 2: Call(2, now), 3: Call(3, now)}
+        blamed: list[int] = []
+        watch = overrun.Overrun(running, lambda job: blamed.append(job.call))
+        watch.look()
+        watch.begun(3)
+        del running[3]
+        watch.look()
+        await asyncio.sleep(0.2)
+        assert not blamed  # the second merely waits behind the first, and the third has ended
+        watch.begun(2)
+        await until(lambda: blamed == [2], "the worker is at the second")
+        for number, seconds in ((4, 100.0), (5, 0.0), (6, 0.3)):  # each ends before the next comes
+            running.clear()
+            running[number] = Call(number, asyncio.get_running_loop().time() + seconds)
+            watch.look()
+        await asyncio.sleep(0.25)
+        assert blamed == [2]  # the fifth would have been due
+        await until(lambda: blamed == [2, 6], "the sixth is due at last")
+        watch.close()
+
+    asyncio.run(scenario())

@@ -23,10 +23,8 @@ from remotegpu import Client, errors, graph, program, wire
 from remotegpu.local import LocalServer
 from remotegpu.v1 import compute_pb2, scheduler_pb2, stream_pb2
 from remotegpu_server.gateway import stream
-from remotegpu_server.gateway.shared import SharedSlots
 from tests.conftest import StartServer, wait_until
 from tests.fixtures.proxy import FaultProxy
-from tests.test_lost_leases import REQUEST, leases
 
 
 class RawStream:
@@ -289,56 +287,6 @@ def test_client_that_comes_and_goes_keeps_its_programs_for_the_whole_time(monkey
         assert time.monotonic() - began > 0.35
 
     asyncio.run(scenario())
-
-
-def test_calls_without_a_lease_that_ask_together_have_their_own_patience() -> None:
-    async def scenario() -> None:
-        found = leases()
-        shared, holder = SharedSlots(found, 1, 10), await found.alloc(REQUEST, 0)
-        impatient = asyncio.create_task(shared.take("tenant", "model", 0.1))
-        await asyncio.sleep(0)
-        patient = asyncio.create_task(shared.take("tenant", "model", 10))
-        with pytest.raises(errors.Busy) as caught:
-            await impatient
-        assert 0.1 <= caught.value.waited < 1
-        with pytest.raises(errors.Busy):
-            await shared.take("tenant", "model", 0.05)  # nor does one that comes later wait as long as the other
-        found.dealloc(holder.key, "tenant")
-        assert (await patient).device == 0
-
-    asyncio.run(scenario())
-
-
-def test_call_that_comes_as_the_last_one_gives_up_asks_anew() -> None:
-    async def scenario() -> None:
-        found = leases()
-        shared, holder = SharedSlots(found, 1, 10), await found.alloc(REQUEST, 0)
-        first = asyncio.create_task(shared.take("tenant", "model", 10))
-        await asyncio.sleep(0.01)
-        first.cancel()
-        await asyncio.sleep(0)  # it hears of that, and not yet what it had asked
-        second = asyncio.create_task(shared.take("tenant", "model", 10))
-        await asyncio.sleep(0.01)
-        assert not second.done()
-        found.dealloc(holder.key, "tenant")
-        slot = await second
-        shared.give_back(slot)
-        shared.end_idle()
-        assert not found.snapshot().leases
-
-    asyncio.run(scenario())
-
-
-def test_queue_timeout_counts_wherever_a_call_without_a_lease_waits(start_server: StartServer) -> None:
-    server = start_server()
-    raw = RawStream(server.port)
-    assert raw.read().HasField("hello")
-    with Client(server.url, timeout=20) as client, client.alloc(exclusive=True):
-        began = time.monotonic()
-        raw.send_bytes(large_answer(1, queue_timeout_ms=200))
-        assert raw.read().error.kind == "Busy"
-        assert 0.2 <= time.monotonic() - began < 2
-    raw.close()
 
 
 def test_clients_are_told_apart_where_batches_wait_for_company(start_server: StartServer, models: Path) -> None:

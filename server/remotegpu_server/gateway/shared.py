@@ -88,15 +88,23 @@ class SharedSlots:
             if slot is None:
                 slot = await self._first(key, until)
                 if not self._leases.is_active(slot.held):
-                    continue  # somebody else came first, for whom it was only idle
-            elif slot.calls:
+                    self.give_back(slot)
+                    continue  # its device has failed
+                if slot.calls > self._limit:
+                    self.give_back(slot)
+                    raise self._full(slot)
+                return slot
+            if slot.calls:
                 slot = await self._another(key) or slot
             if slot.calls >= self._limit:
-                why = f"its queue is full: {slot.calls} calls of this model wait for device {slot.device}"
-                raise errors.QueueFull(why=why)
+                raise self._full(slot)
             slot.calls += 1
             self._idle.discard(slot)
             return slot
+
+    def _full(self, slot: Slot) -> errors.QueueFull:
+        why = f"its queue is full: {self._limit} calls of this model wait for device {slot.device}"
+        return errors.QueueFull(why=why)
 
     def give_back(self, slot: Slot) -> None:
         """The call is over, and its worker has nothing more to do with it."""
@@ -126,6 +134,7 @@ class SharedSlots:
         return self._least_used(key)
 
     async def _first(self, key: tuple[str, str], until: float) -> Slot:
+        """A slot, with the call counted."""
         asking, came = self._asking.get(key), self._loop.time()
         if asking is None:
             asking = self._asking[key] = _Asking(self._loop.create_task(self._add(key)))
@@ -135,15 +144,23 @@ class SharedSlots:
                 # Shielded: one caller that gives up must not take the answer from the others.
                 return await asyncio.shield(asking.task)
         except TimeoutError:
-            pass
+            self._give_up(asking)
+        except asyncio.CancelledError:
+            self._give_up(asking)
+            raise
         finally:
             if asking.leave():
                 del self._asking[key]
         try:
-            return Slot(await self._ask(key, 0.0), key, single=True)  # at the last moment; or how busy all are
+            return Slot(await self._ask(key, 0.0), key, calls=1, single=True)  # at the last moment; or how busy all are
         except errors.Busy as busy:
             busy.waited = self._loop.time() - came
             raise
+
+    def _give_up(self, asking: _Asking) -> None:
+        """A caller does not take the slot, which may have come at the same moment."""
+        if asking.task.done() and not asking.task.cancelled() and asking.task.exception() is None:
+            self.give_back(asking.task.result())
 
     async def _add(self, key: tuple[str, str]) -> Slot:
         asking = self._asking[key]
@@ -152,11 +169,11 @@ class SharedSlots:
         finally:
             if self._asking.get(key) is asking:
                 del self._asking[key]
-        slot = Slot(held, key)
+        # In use by all who have waited for it, before they wake: if it were idle until then, whoever asks for a slot of
+        # another key would end it, and two of them each other's for ever.
+        slot = Slot(held, key, calls=asking.callers + 1)
         self._slots.setdefault(key, []).append(slot)
-        self._idle.add(slot)  # until a call takes it, which may have given up
-        if self._timer is None:
-            self._timer = self._loop.call_later(_LINGER, self._sweep)
+        self.give_back(slot)  # perhaps all have given up
         return slot
 
     async def _another(self, key: tuple[str, str]) -> Slot | None:

@@ -359,10 +359,8 @@ class Life:
         return data
 
     def _release(self, offset: int) -> None:
-        if self._parked:
-            self._line.send(records.ReleaseReply(offset))
-        elif self.alive:
-            self._line.send_soon(records.ReleaseReply(offset))
+        if self.alive:
+            (self._line.send if self._parked else self._line.send_soon)(records.ReleaseReply(offset))
 
     def _bury(self, why: str) -> None:
         """The process is gone, or is made to go: nothing of it is waited for any longer."""

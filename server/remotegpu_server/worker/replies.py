@@ -63,7 +63,7 @@ class Replies:
         self._untold: deque[tuple[Callable[[int, int], Record], bytes]] = deque()
 
     def succeed(self, finished: Finished) -> None:
-        """Sends a result that is laid out, now or when there is room. Raises InvalidInput if it is larger than the whole
+        """Sends a result that is laid out, now or when there is room. Raises InvalidInput if it is larger than the
         arena."""
         try:
             finished.outcome.check(self._arena.size)
