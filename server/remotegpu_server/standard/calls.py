@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from remotegpu import errors
@@ -36,24 +37,24 @@ class InferCalls:
         self._inference = inference
         self._seen: OrderedDict[bytes, Prepared] = OrderedDict()
 
-    async def answer(self, message: bytes, tenant: str, deadline: float | None) -> bytes:
-        """A ModelInferResponse. `deadline`: seconds left. Raises Refused or ProtocolError."""
+    async def answer(self, message: bytes, caller: Caller) -> bytes:
+        """A ModelInferResponse. Raises Refused or ProtocolError."""
         split = wire.split(message)
         checks.check_id(split.id)
-        response = await self._run(split, tenant, deadline)
+        response = await self._run(split, caller)
         try:
             return wire.response(_head(response), split.id, [output.data for output in response.outputs])
         finally:
             response.close()
 
-    async def stream_answer(self, message: bytes, tenant: str, deadline: float | None) -> bytes:
+    async def stream_answer(self, message: bytes, caller: Caller) -> bytes:
         """A ModelStreamInferResponse, which tells a refusal too."""
         request_id = ""
         try:
             split = wire.split(message)
             checks.check_id(split.id)
             request_id = split.id
-            response = await self._run(split, tenant, deadline)
+            response = await self._run(split, caller)
             try:
                 return wire.streamed(_head(response), request_id, [output.data for output in response.outputs])
             finally:
@@ -63,9 +64,9 @@ class InferCalls:
         except errors.Error as error:
             return wire.streamed_error(clipped(refused(error, request_id).message, TEXT_LIMIT), request_id)
 
-    async def _run(self, split: wire.Split, tenant: str, deadline: float | None) -> Response:
+    async def _run(self, split: wire.Split, caller: Caller) -> Response:
         prepared, data = await self._understood(split)
-        response = await self._inference.run(prepared, data, Caller(tenant, split.id, deadline))
+        response = await self._inference.run(prepared, data, replace(caller, id=split.id))
         size = sum(len(output.data) for output in response.outputs)
         if size > _REPLY_LIMIT:
             response.close()

@@ -74,11 +74,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """For whom a call is made. `id` is the request's, for messages; `deadline`: seconds left, None for the default."""
+    """For whom a call is made. `number` stands for the connection: those of one take turns with those of others.
+    `deadline`: seconds left, None for the default. `id` is the request's, for messages."""
 
     tenant: str
-    id: str = ""
+    number: int = 0
     deadline: float | None = None
+    id: str = ""
 
 
 @dataclass(slots=True)
@@ -235,7 +237,7 @@ class Inference:
                 else:
                     await _copy(memoryview(piece), target[start : start + len(piece)])
 
-        return await Call(self.gate, caller.tenant, header, program).run(fill)
+        return await Call(self.gate, caller.tenant, header, program, caller=caller.number).run(fill)
 
     def _response(self, prepared: Prepared, answer: Answer) -> Response:
         reply = answer.reply

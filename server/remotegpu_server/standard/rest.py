@@ -12,13 +12,14 @@ import asyncio
 import json
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
 
 from remotegpu import errors
 from remotegpu.v1 import inference_pb2 as pb
-from remotegpu_server.gateway.identity import TENANT_KEY, tenant_of
+from remotegpu_server.gateway.identity import TENANT_KEY, number_of, tenant_of
 
 from . import checks, config, rest_bodies, rest_tensors
 from .infer import Caller, Inference, Response
@@ -236,7 +237,7 @@ class Rest:
             self._requests -= 1
 
     async def _run(self, request: web.BaseRequest, found: Route) -> tuple[rest_tensors.Wanted, Response]:
-        tenant = _tenant(request)
+        caller = Caller(_tenant(request), number_of(f"{request.remote}:{id(request.transport)}"))
         self._check_draining()
         await self._inference.located(found.model, found.version)  # before its body takes room
         header_size = request.headers.get(HEADER_SIZE)
@@ -248,7 +249,7 @@ class Rest:
             checks.check_id(message.request.id)
             prepared = self._inference.prepare(message.request)
             data = rest_tensors.data_of(message)
-            return message.wanted, await self._inference.run(prepared, data, Caller(tenant, message.request.id))
+            return message.wanted, await self._inference.run(prepared, data, replace(caller, id=message.request.id))
 
     async def _body(self, request: web.BaseRequest, share: rest_bodies.Share, limit: rest_bodies.Limit) -> bytearray:
         """The whole body. Raises TooLarge before any of it is read, if its length says so."""

@@ -14,11 +14,11 @@ from google.protobuf.message import Message
 
 from remotegpu import errors, wire
 from remotegpu.v1 import inference_pb2 as pb
-from remotegpu_server.gateway.identity import tenant_of
+from remotegpu_server.gateway.identity import number_of, tenant_of
 
 from . import config
 from .calls import TEXT_LIMIT, InferCalls
-from .infer import Inference
+from .infer import Caller, Inference
 from .refusals import Refused, invalid, refused
 from .repository import RepositoryCalls
 from .stream import Context, Streams
@@ -96,7 +96,8 @@ class InferenceService:
 
     async def _model_infer(self, request: bytes, context: Context) -> bytes:
         try:
-            return await self._calls.answer(request, _tenant(context), context.time_remaining())
+            caller = Caller(_tenant(context), number_of(context.peer()), context.time_remaining())
+            return await self._calls.answer(request, caller)
         except Refused as refusal:
             await _abort(context, refusal)
         except errors.Error as error:

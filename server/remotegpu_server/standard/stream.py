@@ -14,8 +14,10 @@ import grpc
 import grpc.aio
 
 from remotegpu import errors
+from remotegpu_server.gateway.identity import number_of
 
 from .calls import InferCalls
+from .infer import Caller
 from .refusals import Refused
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -71,7 +73,7 @@ class _Stream:
     def __init__(self, calls: InferCalls, room: asyncio.Semaphore, tenant: str, context: Context) -> None:
         self._calls = calls
         self._room = room
-        self._tenant = tenant
+        self._caller = Caller(tenant, number_of(context.peer()))
         self._context = context
         # In the order of the requests; None at the end.
         self._replies: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
@@ -91,7 +93,7 @@ class _Stream:
             await self._depth.acquire()
             await self._room.acquire()
             self._held += 1
-            task = asyncio.create_task(self._calls.stream_answer(message, self._tenant, None))
+            task = asyncio.create_task(self._calls.stream_answer(message, self._caller))
             self._running.add(task)
             self._replies.put_nowait(task)
 
