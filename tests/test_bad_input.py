@@ -173,7 +173,10 @@ def test_tensor_larger_than_the_server_takes(raw: RawServer) -> None:
     head = compute_pb2.RunHeader(body_size=2**40).SerializeToString()
     error = raw.stream(wire.join(head, Program(nodes=[tensor()]).SerializeToString()))
     assert isinstance(error, errors.InvalidInput)
-    assert (error.field, error.limit) == ("request size", f"at most {64 * 1024**2} bytes in one call")
+    assert (error.field, error.limit) == (
+        "request size",
+        f"at most {64 * 1024**2} bytes in one call (the server's --arena)",
+    )
 
 
 def test_result_larger_than_the_server_sends(client: Client) -> None:

@@ -141,7 +141,7 @@ def test_plot(bench: Bench, doors: dict[str, tuple[str, ...]], tmp_path: Path, m
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     code, _, err = bench("linear", "--url", "grpc://127.0.0.1:9", "--plot", str(file))
     assert code == 2, "before the server is asked"
-    assert "pip install 'remotegpu[bench]'" in err
+    assert "pip install 'remotegpu[plot]'" in err
 
 
 @pytest.mark.parametrize(

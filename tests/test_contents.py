@@ -87,7 +87,15 @@ class IndexMachine(RuleBasedStateMachine):
         upload = data.draw(st.sampled_from(self.uploads))
         entry, size = upload
         count = size - entry.size if how == "complete" else (size - entry.size) // 2
-        evicted = self.index.grow(entry, count)
+        try:
+            evicted = self.index.grow(entry, count)
+        except errors.StoreFull:
+            # A content that was not in use when the upload began is now.
+            assert self.index._promised > self.index.limit
+            self.uploads.remove(upload)
+            self.index.remove(entry)
+            self.forget(entry.key)
+            return
         self.gone(evicted, count)
         self.sizes[entry.key] += count
         self.uploads.remove(upload)

@@ -129,6 +129,21 @@ def test_what_never_left_is_simply_sent() -> None:
     assert envelope(frame).call == call.number
 
 
+def test_what_has_not_arrived_when_the_server_leaves_did_not_run() -> None:
+    calls = opened()
+    arrived, late = begin(calls)[0], begin(calls)[0]
+    goodbye = stream_pb2.Envelope(go_away=True, call=1).SerializeToString()
+    assert calls.receive(wire.join(b"", b"", envelope=goodbye)) == ([], [])
+    calls.broken(connected=True)
+    lost = errors.ConnectionLost(address="there", why="it has ended the stream")
+    assert isinstance(calls.interruption(arrived, lost), errors.ConnectionLost)
+    assert isinstance(calls.interruption(late, lost), errors.ConnectError)
+    calls.open()
+    done, frames = calls.receive(hello(b"b" * 16))  # another server
+    assert done == [arrived]
+    assert [envelope(frame).call for frame in frames] == [late.number]
+
+
 def test_abandoned_call_is_cancelled_and_its_late_answer_passed_over() -> None:
     calls = opened()
     call, _ = begin(calls)

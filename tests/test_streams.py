@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import secrets
+import threading
 import time
 from collections.abc import Iterator
 from concurrent import futures
@@ -237,6 +238,31 @@ def test_result_above_the_limit_of_frames_is_refused_and_the_rest_goes_on(client
         # Its size is not known before, so the client asks by a stream of its own, and gets it.
         x = lease.xp.arange(0, 100_000)
         assert len(lease.fetch(x[x >= 0])) == 100_000
+
+
+def test_drain_is_clean_for_busy_clients(start_server: StartServer, models: Path) -> None:
+    server = start_server("--models", str(models))
+    x, begun, ended = np.ones((1, 64), np.float32), threading.Event(), []
+
+    def work() -> None:
+        with Client(server.url, timeout=20, connect_timeout=1.0) as client:
+            try:
+                while True:
+                    client.model("linear")(x)
+                    begun.set()
+            except remotegpu.Error as error:
+                ended.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    assert begun.wait(20)
+    assert server.stop() == 0
+    for thread in threads:
+        thread.join(20)
+    # What was refused, or never arrived, can be tried elsewhere: no outcome is unknown.
+    assert len(ended) == 3
+    assert all(error.retryable for error in ended), ended
 
 
 def test_drain_ends_idle_streams_at_once(start_server: StartServer) -> None:

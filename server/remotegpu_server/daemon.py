@@ -214,10 +214,16 @@ class Daemon:
         assert self._gate is not None
         self._gate.stopping.set()
         assert self._streams is not None
-        self._streams.go_away()
         self._gate.leases.refuse_waiters(errors.Unavailable(why="it is draining before a stop"))
         assert self._doors is not None
-        await asyncio.gather(server.stop(DRAIN), self._doors.close(DRAIN))
+        await asyncio.gather(self._drain_own(self._streams, server), self._doors.close(DRAIN))
+
+    async def _drain_own(self, streams: Streams, server: grpc.aio.Server) -> None:
+        # The port stays open until the streams have ended: gRPC breaks off, without a word, what comes to it later.
+        loop = asyncio.get_running_loop()
+        until = loop.time() + DRAIN
+        await streams.drain(DRAIN)
+        await server.stop(max(until - loop.time(), 0.1))
 
 
 def run(

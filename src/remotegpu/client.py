@@ -170,8 +170,7 @@ class Client:
             return reservation.message(request_id, time.monotonic() - started).SerializeToString()
 
         seconds = reservation.timeout + self._timeout
-        transport = self._connected()
-        answer = transport.unary("Scheduler/Alloc", request, seconds, idempotent=True)
+        answer = (self._connected()).unary("Scheduler/Alloc", request, seconds, idempotent=True)
         return self._kept(Lease(self, reservation, wire.parse(lease_pb2.LeaseGrant, answer)))
 
     def attach(self, lease: str | None = None) -> Lease:

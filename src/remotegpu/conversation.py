@@ -147,7 +147,7 @@ class Conversation:
                         return
                     if time.monotonic() >= until:
                         raise TimeoutError from None
-                    raise
+                    raise self._calls.interruption(call, error) from None
                 self._received(line, message)
         finally:
             self._watchdog.disarm()
@@ -174,7 +174,7 @@ class Conversation:
             if isinstance(error, errors.TransportError):
                 self._calls.broken(connected=not isinstance(error, errors.ConnectError))
                 for call, event in self._followers.items():
-                    self._interrupted[call] = copy_of(error)
+                    self._interrupted[call] = self._calls.interruption(call, error)
                     event.set()
             else:
                 refused = self._calls.refused()

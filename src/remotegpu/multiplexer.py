@@ -108,11 +108,20 @@ class Multiplexer:
         envelope = wire.parse(stream_pb2.Envelope, head)
         if envelope.HasField("hello"):
             return self._greeted(envelope.hello)
+        if envelope.go_away:
+            self._last_arrived(envelope.call)
+            return [], []
         call = self._pending.pop(envelope.call, None)
         if call is None or not envelope.HasField("error"):
             return [], []  # an abandoned one, or something that a newer server says to all
         call.error = wire.error_of(envelope.error)
         return [call], []
+
+    def _last_arrived(self, last: int) -> None:
+        """The server ends the stream, and says (if not 0) which call was the last that has arrived."""
+        for call in self._pending.values():
+            if last and call.number > last:
+                call.handed_out = False
 
     def _greeted(self, hello: stream_pb2.Hello) -> tuple[list[Call], list[bytes]]:
         known, self._boot = self._boot, hello.id
@@ -137,6 +146,12 @@ class Multiplexer:
         for call in self._pending.values():
             call.sent = call.sent or (call.handed_out and connected)
             call.handed_out = False
+
+    def interruption(self, call: Call, error: errors.Error) -> errors.Error:
+        """What a caller is told whose stream has ended with that error; `broken` was called before."""
+        if isinstance(error, errors.ConnectionLost) and not call.sent:
+            return errors.ConnectError(address=self._address, why=error.why)  # the server does not have it
+        return copy_of(error)
 
     def refused(self) -> list[Call]:
         """The server has refused the stream as a whole, and with it all calls: the driver says why."""

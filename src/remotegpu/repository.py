@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from remotegpu import wire
+from remotegpu import errors, wire
 from remotegpu.reservation import check_text
 from remotegpu.v1 import compute_pb2
 from remotegpu.v1 import repository_pb2 as pb
@@ -44,6 +44,8 @@ def index_request(name: str) -> bytes:
 def load_request(name: str, version: str, content: bytes, aliases: Sequence[str]) -> bytes:
     """`content`: the digest of an uploaded file, or empty. Raises InvalidInput for what is no text."""
     check_text("name", name, "a model's name")
+    if isinstance(aliases, str):  # a sequence of letters otherwise
+        raise errors.InvalidInput(field="aliases", limit="a list of names", given=repr(aliases))
     for alias in aliases:
         check_text("alias", alias, "a name for a version")
     message = pb.LoadRequest(name=name, version=str(version), content=content, aliases=aliases)

@@ -153,9 +153,8 @@ class Call:
         if not program:
             raise errors.ProtocolError(what="a call without a program")
         if self._size > gate.arena_size:
-            raise errors.InvalidInput(
-                field="request size", limit=f"at most {gate.arena_size} bytes in one call", given=f"{self._size} bytes"
-            )
+            limit = f"at most {gate.arena_size} bytes in one call (the server's --arena)"
+            raise errors.InvalidInput(field="request size", limit=limit, given=f"{self._size} bytes")
         self._lease_ns = 0
         self._upload_ns = 0
         # The worker has freed all that the lease held.

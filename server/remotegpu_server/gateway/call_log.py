@@ -40,6 +40,11 @@ class CallLog:
         self._answers: OrderedDict[int, bytes] = OrderedDict()
         self._kept = 0
 
+    @property
+    def highest(self) -> int:
+        """The highest number that has arrived."""
+        return self._highest
+
     def begin(self, call: int) -> Known | bytes:
         """NEW: run it, `settle` or `withdraw` follows. RUNNING: its answer will come. GONE: it ran, and the answer is
         not here. Bytes: the answer."""

@@ -22,11 +22,12 @@ from remotegpu_server import scheduler
 
 from .bounds import MESSAGE_LIMIT, MOST_WATCHING
 from .call import DEADLINE_LIMIT, Answer, Call, Gate, grant_message, milliseconds, scheduler_request
+from .connection import Context
 from .content_service import ContentService
 from .identity import number_of, tenant_of
 from .repository_service import RepositoryService
 from .status import explanation_message, settings_message, snapshot_message
-from .stream import Asked, Client, Context, Streams, UnaryMethod
+from .stream import Asked, Client, Streams, UnaryMethod
 
 logger = logging.getLogger("remotegpu.gateway")
 

@@ -14,40 +14,29 @@ off; while too much waits to be sent, nothing more is read from that stream.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import grpc
-import grpc.aio
 
 from remotegpu import errors, wire
 from remotegpu.v1 import stream_pb2
 
 from .bounds import CALL_LIMIT, MOST_STREAMS, STREAM_CALLS, STREAM_FRAME_LIMIT
 from .call_log import CallLog, Known
-from .identity import number_of
+from .connection import Context, Stream
 
 logger = logging.getLogger("remotegpu.gateway")
 
-Context = grpc.aio.ServicerContext[bytes, bytes]
 UnaryMethod = Callable[[bytes, str], Awaitable[bytes]]
-# How long a stream may take for its first frame, to accept a frame of ours, and to be of no use. Seconds.
-_HELLO_PATIENCE = 30.0
-_SEND_PATIENCE = 10.0
-_IDLE = 300.0
-# Between two looks at these times. Seconds.
+# Between two looks at how long streams take. Seconds.
 _WATCH_PERIOD = 2.0
 # How long the programs of a client without a stream go on, how long it is remembered, and how many such. Seconds.
 _RESUMED_WITHIN = 5.0
 _REMEMBERED = 60.0
 _CLIENTS_REMEMBERED = 1024
-# Bytes that may wait to be sent before no more is read.
-_BACKLOG = 1024 * 1024
-_ID_SIZE = 16
 
 
 @dataclass(slots=True)
@@ -78,6 +67,7 @@ class Streams:
         self._gone: OrderedDict[tuple[str, bytes], asyncio.TimerHandle] = OrderedDict()
         self._streams: set[Stream] = set()
         self._draining = False
+        self._none_left = asyncio.Event()
         self._watch_timer: asyncio.TimerHandle | None = None
 
     async def serve(self, tenant: str, context: Context) -> None:
@@ -95,6 +85,8 @@ class Streams:
             await stream.serve()
         finally:
             self._streams.discard(stream)
+            if self._draining and not self._streams:
+                self._none_left.set()
 
     def client(self, tenant: str, identity: bytes) -> Client:
         """The client of that tenant and id, made if it is new."""
@@ -118,11 +110,17 @@ class Streams:
         self._gone.pop(key).cancel()
         self._clients.pop(key).end()
 
-    def go_away(self) -> None:
-        """The server is about to stop: clients are asked for no new calls, and streams end with those under way."""
+    async def drain(self, patience: float) -> None:
+        """The server is about to stop: clients are asked for no new calls, and streams end with those under way.
+        Returns when all have, after `patience` seconds at most."""
         self._draining = True
+        if not self._streams:
+            return
         for stream in list(self._streams):
             stream.go_away()
+        with contextlib.suppress(TimeoutError):  # those that are left are broken off with the server
+            async with asyncio.timeout(patience):
+                await self._none_left.wait()
 
     def _watch(self) -> None:
         """Looks at all streams now and then: a timer for each frame would cost more than the frame."""
@@ -149,6 +147,11 @@ class Client:
         self._submitted: set[int] = set()
         # Ends them when nobody comes back.
         self._end_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def highest(self) -> int:
+        """The highest number of a call that has arrived."""
+        return self._log.highest
 
     @property
     def running(self) -> int:
@@ -259,135 +262,6 @@ class Client:
     async def _send(self, frame: bytes) -> None:
         if self._stream is not None:
             await self._stream.send(frame)
-
-
-class Stream:
-    """One stream of one client."""
-
-    def __init__(self, streams: Streams, context: Context, tenant: str) -> None:
-        self._streams = streams
-        # Typed loosely: `read` and `write` of grpc.aio are not in its stubs.
-        self._context: Any = context
-        self._tenant = tenant
-        self.caller = number_of(context.peer())
-        self._client: Client | None = None
-        self._unsent: deque[bytes] = deque()
-        self._backlog = 0
-        self._room = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-        self._used = self._loop.time()
-        # When the write that is under way began.
-        self._writing: float | None = None
-        self._leaving = False
-        self._broken = False
-        self._serving = asyncio.current_task()
-        # We end the stream, and why: None is well.
-        self._ended = False
-        self._why: errors.Error | None = None
-
-    async def serve(self) -> None:
-        """Reads until the client ends the stream, or we do. Raises ProtocolError, DeadlineExceeded or Unavailable."""
-        try:
-            await self._converse()
-        except asyncio.CancelledError:
-            if not self._ended:
-                raise  # the client has gone, or the server stops
-        finally:
-            self._serving = None
-            self._broken = True
-            self._room.set()
-            if self._client is not None:
-                self._client.detach(self)
-        if self._why is not None:
-            raise self._why
-
-    async def _converse(self) -> None:
-        client, message = await self._hello()
-        while message is not grpc.aio.EOF:  # type: ignore[attr-defined]  # the stubs lack it
-            self._used = self._loop.time()
-            await client.receive(message)
-            while self._backlog > _BACKLOG:
-                self._room.clear()
-                await self._room.wait()
-            message = await self._context.read()
-        self._leaving = True
-        if client.running or self._unsent:
-            await self._loop.create_future()  # the last answer ends this stream: `settled`
-
-    async def _hello(self) -> tuple[Client, bytes]:
-        """The client, and the first frame, which may be a call too."""
-        try:
-            async with asyncio.timeout(_HELLO_PATIENCE):
-                message = await self._context.read()
-        except TimeoutError:
-            raise errors.DeadlineExceeded(deadline=_HELLO_PATIENCE) from None
-        if message is grpc.aio.EOF:  # type: ignore[attr-defined]  # the stubs lack it
-            raise errors.ProtocolError(what="a stream without a frame")
-        envelope = wire.parse(stream_pb2.Envelope, wire.split_frame(message)[0])
-        if len(envelope.hello.id) != _ID_SIZE:
-            raise errors.ProtocolError(what="a stream that does not begin with the client's id")
-        self._client = self._streams.client(self._tenant, envelope.hello.id)
-        self._client.attach(self)
-        hello = stream_pb2.Hello(id=self._streams.boot, most_calls=STREAM_CALLS)
-        await self.send(wire.join(b"", b"", envelope=stream_pb2.Envelope(hello=hello).SerializeToString()))
-        return self._client, message
-
-    async def send(self, frame: bytes) -> None:
-        """Sends a frame, behind those that wait. One task writes at a time; the others leave their frames to it."""
-        if self._broken:
-            return
-        self._unsent.append(frame)
-        self._backlog += len(frame)
-        if self._writing is not None:
-            return
-        try:
-            while self._unsent:
-                self._writing = self._loop.time()
-                await self._context.write(self._unsent[0])
-                self._backlog -= len(self._unsent.popleft())
-        except (grpc.aio.BaseError, RuntimeError, asyncio.InvalidStateError) as error:
-            # The stream is over, which its reader hears too; the answers are in the log.
-            logger.debug("a stream broke: %s", error)
-            self._broken = True
-            self._unsent.clear()
-            self._backlog = 0
-        finally:
-            self._writing = None
-        if not self._room.is_set():
-            self._room.set()
-        if self._leaving:
-            self.settled()
-
-    def settled(self) -> None:
-        """A call of the client is over, or nothing waits to be sent any more."""
-        if self._leaving and self._client is not None and not self._client.running and not self._unsent:
-            self.end(None)
-
-    def end(self, why: errors.Error | None) -> None:
-        """Ends the stream from our side."""
-        if self._serving is not None and not self._ended:
-            self._ended, self._why = True, why
-            self._serving.cancel()
-
-    def go_away(self) -> None:
-        """Asks for no new calls; the stream ends with those under way."""
-        if self._client is None:
-            self.end(errors.Unavailable(why="it is draining before a stop"))
-        elif not self._leaving:
-            self._leaving = True
-            task = self._loop.create_task(self._say_go_away())
-            task.add_done_callback(lambda _: self.settled())
-
-    async def _say_go_away(self) -> None:
-        await self.send(wire.join(b"", b"", envelope=stream_pb2.Envelope(go_away=True).SerializeToString()))
-
-    def watch(self, now: float) -> None:
-        """Ends a stream whose client does not read, and one that was of no use for long."""
-        if self._writing is not None and now - self._writing > _SEND_PATIENCE:
-            logger.warning("a client of tenant %s does not read: its stream is ended", self._tenant)
-            self.end(errors.DeadlineExceeded(deadline=_SEND_PATIENCE))
-        elif self._client is not None and not self._client.running and now - self._used > _IDLE:
-            self.go_away()
 
 
 def _failure(call: int, error: errors.Error) -> bytes:

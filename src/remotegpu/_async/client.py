@@ -169,8 +169,7 @@ class AsyncClient:
             return reservation.message(request_id, time.monotonic() - started).SerializeToString()
 
         seconds = reservation.timeout + self._timeout
-        transport = await self._connected()
-        answer = await transport.unary("Scheduler/Alloc", request, seconds, idempotent=True)
+        answer = await (await self._connected()).unary("Scheduler/Alloc", request, seconds, idempotent=True)
         return self._kept(AsyncLease(self, reservation, wire.parse(lease_pb2.LeaseGrant, answer)))
 
     async def attach(self, lease: str | None = None) -> AsyncLease:

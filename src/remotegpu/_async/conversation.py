@@ -171,8 +171,8 @@ class AsyncConversation:
             self._wake(refused)
 
     def _interrupt(self, error: errors.Error) -> None:
-        for waiter in self._waiting.values():
-            _settle(waiter, copy_of(error))
+        for call, waiter in self._waiting.items():
+            _settle(waiter, self._calls.interruption(call, error))
 
     def abandon(self, call: Call) -> None:
         """Nobody waits for the call any more; the server is told if it may have it."""

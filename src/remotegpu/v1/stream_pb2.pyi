@@ -68,7 +68,9 @@ class Envelope(google.protobuf.message.Message):
     acknowledged: builtins.int
     """From the client: answers to all calls up to this one have arrived, and need not be remembered."""
     go_away: builtins.bool
-    """From the server: no new calls, please; those under way are answered."""
+    """From the server: no new calls, please; those under way are answered. With a call's number it is the last frame, and no
+    call after that one has arrived.
+    """
     @property
     def error(self) -> remotegpu.v1.error_pb2.ErrorDetail:
         """From the server: the call failed. `status` is the gRPC status that it would have had."""

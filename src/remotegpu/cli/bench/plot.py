@@ -20,7 +20,7 @@ _SIZE, _DOTS = (15, 4.5), 120
 def check(file: Path) -> None:
     """Raises ConfigurationError if the picture could not be drawn or written, before the load was made for nothing."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise errors.ConfigurationError(setting="--plot", why="matplotlib is missing: pip install 'remotegpu[bench]'")
+        raise errors.ConfigurationError(setting="--plot", why="matplotlib is missing: pip install 'remotegpu[plot]'")
     if file.suffix != ".png":
         raise errors.ConfigurationError(setting="--plot", why=f"{file} does not end in .png")
     if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
