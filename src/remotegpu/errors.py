@@ -312,6 +312,7 @@ def _tree(root: type[Error]) -> dict[str, type[Error]]:
 BY_NAME: Mapping[str, type[Error]] = _tree(Error)
 for _class in BY_NAME.values():
     _class.__module__ = __name__  # where callers find them, and what tracebacks say
+del _class
 
 
 def from_fields(kind: str, values: Mapping[str, FieldValue]) -> Error:
