@@ -37,7 +37,7 @@ format: $(VENV)/lint.stamp
 generate: $(VENV)/generate.stamp
 	$(VENV)/generate/bin/python protos/generate.py
 
-bench: $(VENV)/bench.stamp
+bench: $(VENV)/test.stamp
 	$(BIN)/python -m benchmarks.calls
 	$(BIN)/python -m benchmarks.serving
 	$(BIN)/python -m benchmarks.batching
@@ -60,10 +60,6 @@ $(VENV)/demo.stamp: $(VENV)/created.stamp pyproject.toml
 $(VENV)/test.stamp: $(VENV)/created.stamp pyproject.toml
 	$(PIP) --editable '.[$(ACCELERATOR),test]'
 	touch $@ $(VENV)/demo.stamp
-
-$(VENV)/bench.stamp: $(VENV)/test.stamp
-	$(PIP) --editable '.[$(ACCELERATOR),bench]'
-	touch $@
 
 $(VENV)/lint.stamp: $(VENV)/test.stamp
 	$(PIP) --editable '.[$(ACCELERATOR),test,lint]'

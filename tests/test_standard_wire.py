@@ -238,6 +238,9 @@ def test_long_typed_contents_become_bytes() -> None:
 class Silent:
     """The context of a stream whose caller says nothing."""
 
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
     async def read(self) -> bytes:
         await asyncio.Event().wait()
         return b""
