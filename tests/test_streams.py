@@ -260,8 +260,8 @@ def test_drain_is_clean_for_busy_clients(start_server: StartServer, models: Path
     assert server.stop() == 0
     for thread in threads:
         thread.join(20)
-    # What was refused, or never arrived, can be tried elsewhere. A call that is sent again just as the port closes is cut
-    # off by gRPC itself, which does not tell whether it had arrived.
+    # What was refused, or never arrived, can be tried elsewhere. A call that is sent again just as the port closes is
+    # cut off by gRPC itself, which does not tell whether it had arrived.
     assert len(ended) == 3
     assert all(error.retryable or "CANCELLED" in str(error) for error in ended), ended
 
