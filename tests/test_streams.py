@@ -292,18 +292,21 @@ def test_client_that_comes_and_goes_keeps_its_programs_for_the_whole_time(monkey
     async def scenario() -> None:
         ended = asyncio.Event()
 
-        async def program(asked: stream.Asked, client: stream.Client, call: int) -> bytes:
-            client.submitted(call)
-            try:
-                await asyncio.Event().wait()
-            finally:
-                ended.set()
-            return b""
+        def program(asked: stream.Asked, client: stream.Client, call: int) -> Any:
+            async def run() -> bytes:
+                client.submitted(call)
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    ended.set()
+                return b""
+
+            return SimpleNamespace(begin=lambda told: None, run=run)
 
         client = stream.Streams({}, program).client("tenant", bytes(16))
         connection: Any = SimpleNamespace(caller=1)
         client.attach(connection)
-        await client.receive(large_answer(1))
+        client.receive(large_answer(1))
         await asyncio.sleep(0)
         client.detach(connection)
         await asyncio.sleep(0.3)

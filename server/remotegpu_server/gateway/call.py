@@ -12,32 +12,30 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from remotegpu import errors, wire
 from remotegpu.v1 import compute_pb2 as pb
-from remotegpu.v1 import lease_pb2
-from remotegpu_server import records, scheduler
-from remotegpu_server.supervisor.life import Reply, Slab
+from remotegpu.wire import Buffer
+from remotegpu_server import records
+from remotegpu_server.supervisor.job import Reply, Slab
 from remotegpu_server.supervisor.worker import DeviceWorker
 
 from .attachments import Attachments, Sources
-from .bounds import NAME_LIMIT
+from .begun import Begun, Ending
 from .identity import number_of
 from .leases import Held, Leases
 from .models import ModelRegistry
+from .requests import DEADLINE_LIMIT, DEFAULT_DEADLINE, check_name, grant_message, milliseconds, scheduler_request
 from .shared import SharedSlots, Slot
 from .traffic import Traffic
 
-DEFAULT_DEADLINE = 60.0
-DEADLINE_LIMIT = 3600.0
-IDLE_TTL = 30.0
-TTL_LIMIT = 86_400.0
-
 # How much of its deadline a call without a lease waits for a slot: what is left tells the caller that all are busy.
 _ONE_CALL_PATIENCE = 0.9
+_DIED = "its worker died during the call"
 
 # The body, or what writes it into its place in the slab.
-Fill = memoryview | Callable[[memoryview], Awaitable[None]]
+Fill = Buffer | Callable[[memoryview], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -73,52 +71,8 @@ class Answer:
     reply: Reply
 
 
-def milliseconds(value: int, default: float, limit: float, what: str) -> float:
-    """Milliseconds from the wire in seconds; 0 stands for the default. Raises InvalidInput above the limit."""
-    seconds = value / 1000 or default
-    if seconds > limit:
-        raise errors.InvalidInput(field=what, limit=f"at most {limit:g} s", given=f"{seconds:g} s")
-    return seconds
-
-
-def check_name(field: str, name: str) -> None:
-    """Raises InvalidInput for a name too long to be remembered."""
-    if len(name.encode()) > NAME_LIMIT:
-        raise errors.InvalidInput(field=field, limit=f"at most {NAME_LIMIT} bytes", given=f"{len(name.encode())} bytes")
-
-
-def scheduler_request(alloc: lease_pb2.AllocRequest, tenant: str) -> scheduler.Request:
-    """What the scheduler needs of a request. Raises InvalidInput for a TTL or a name above its limit."""
-    check_name("request_id", alloc.request_id)
-    check_name("model", alloc.model)
-    return scheduler.Request(
-        tenant=tenant,
-        gpus=alloc.gpus,
-        memory=alloc.memory,
-        exclusive=alloc.exclusive,
-        idle_ttl=milliseconds(alloc.idle_ttl_ms, IDLE_TTL, TTL_LIMIT, "idle_ttl_ms"),
-        hard_ttl=milliseconds(alloc.hard_ttl_ms, 0, TTL_LIMIT, "hard_ttl_ms") or None,
-        priority=alloc.priority,
-        model=alloc.model,
-    )
-
-
-def grant_message(held: Held, gate: Gate, ttl_left: float | None = None) -> lease_pb2.LeaseGrant:
-    """A granted lease as it travels. `ttl_left`: seconds until it ends by itself, None if it would not."""
-    request = held.request
-    grant = lease_pb2.LeaseGrant(
-        lease=held.key,
-        idle_ttl_ms=round(request.idle_ttl * 1000),
-        hard_ttl_ms=round((request.hard_ttl or 0) * 1000),
-        fence=held.fence,
-        memory=request.memory,
-        exclusive=request.exclusive,
-        ttl_left_ms=0 if ttl_left is None else max(round(ttl_left * 1000), 1),
-    )
-    for index in held.devices:
-        worker = gate.workers[index]
-        grant.devices.add(index=index, name=worker.spec.name, uuid=worker.spec.uuid, epoch=worker.epoch)
-    return grant
+# Hears how a call that was begun has ended; None: nobody waits for it any more.
+Told = Callable[[Answer | errors.Error | None], None]
 
 
 class Call:
@@ -129,7 +83,7 @@ class Call:
         gate: Gate,
         tenant: str,
         header: pb.RunHeader,
-        program: memoryview,
+        program: Buffer,
         submitted: Callable[[], None] | None = None,
         caller: int = 0,
     ) -> None:
@@ -186,8 +140,62 @@ class Call:
         except TimeoutError:
             raise errors.DeadlineExceeded(deadline=self.deadline) from None
         finally:
-            now = time.monotonic_ns()
-            self._gate.traffic.call(now / 1e9, (now - self._arrived) / 1e9, self._size, sent)
+            self._count(sent)
+
+    def _count(self, sent: int) -> None:
+        now = time.monotonic_ns()
+        self._gate.traffic.call(now / 1e9, (now - self._arrived) / 1e9, self._size, sent)
+
+    def begin(self, body: Buffer, told: Told) -> Begun | None:
+        """Begins a call that has nothing to wait for, which a small one to a model seldom has: then no task and no turn
+        of the loop is spent on it. `told` hears the end, never before this has returned. None: `run` it.
+
+        Raises InvalidInput."""
+        header = self._header
+        if header.WhichOneof("place") or header.device or self._attachments is not None or self._queue_ends is not None:
+            return None
+        check_name("model", header.model)
+        slot = self._gate.shared.take_now(self._tenant, header.model)
+        if slot is None:
+            return None
+        worker = self._gate.workers[slot.device]
+        life = worker.life_now
+        slab = None if life is None else life.allocate_now(self._size)
+        if life is None or slab is None:
+            self._gate.shared.give_back(slot)
+            return None
+        self._slot, start = slot, time.monotonic_ns()
+        self._lease_ns = start - self._arrived
+        program, place = self._program, wire.aligned(len(self._program))
+        slab.view[: len(program)] = program
+        slab.view[place : place + len(body)] = body
+        return self._handed_over(slab, worker, start, told)
+
+    def _handed_over(self, slab: Slab, worker: DeviceWorker, start: int, told: Told) -> Begun:
+        submitted = time.monotonic_ns()
+        self._upload_ns = submitted - start
+        self._with_worker = True
+        if self._submitted is not None:
+            self._submitted()
+        assert self._slot is not None, "it has one"
+
+        def ended(outcome: Ending) -> None:
+            answer = self._answer(outcome, submitted) if isinstance(outcome, Reply) else outcome
+            self._count(len(answer.reply.result) + len(answer.reply.body) if isinstance(answer, Answer) else 0)
+            told(answer)
+
+        held = self._slot.held
+        begun = Begun(partial(worker.lost, _DIED, held.key), ended, self.deadline, self.ends)
+        record = self._run_record(held, slab)
+        begun.job = slab.life.submit(slab, record, self.ends, self._ended, begun)
+        return begun
+
+    def _answer(self, reply: Reply, submitted: int) -> Answer | errors.Error:
+        if reply.done.failed:
+            failure = wire.error_from(reply.result)
+            reply.close()
+            return failure
+        return Answer(self._reply_header(reply.done, submitted), reply)
 
     async def _placed(self, fill: Fill) -> Answer:
         kind = self._header.WhichOneof("place")
@@ -207,7 +215,7 @@ class Call:
             if over:
                 self._gate.leases.finish(held, clean=self._clean)
         self._granted = None if over else held
-        answer.header.lease.CopyFrom(grant_message(held, self._gate))
+        answer.header.lease.CopyFrom(grant_message(held, self._gate.workers))
         return answer
 
     async def _without_lease(self, fill: Fill) -> Answer:
@@ -264,13 +272,12 @@ class Call:
             submitted = time.monotonic_ns()
             reply = await slab.life.call(slab, self._run_record(held, slab), self.ends, self._queue_ends, self._ended)
         except ConnectionResetError:
-            raise worker.lost("its worker died during the call", held.key) from None
-        if reply.done.failed:
-            failure = wire.error_from(reply.result)
-            reply.close()
-            raise failure
+            raise worker.lost(_DIED, held.key) from None
+        answer = self._answer(reply, submitted)
+        if isinstance(answer, errors.Error):
+            raise answer
         self._clean = self._header.finish and held.touched == {worker.spec.index}
-        return Answer(self._reply_header(reply.done, submitted), reply)
+        return answer
 
     def _ended(self) -> None:
         """The worker has nothing more to do with this call, whether or not anybody has waited for that."""
@@ -322,7 +329,7 @@ class Call:
             slab.view[: len(program)] = program
             body = wire.aligned(len(program)) if attachments is None else attachments.body_start
             target = slab.view[body : body + self._header.body_size]
-            if isinstance(fill, memoryview):
+            if isinstance(fill, (memoryview, bytes)):
                 target[:] = fill
             else:
                 await fill(target)

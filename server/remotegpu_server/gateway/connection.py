@@ -50,6 +50,7 @@ class Stream:
         self._used = self._loop.time()
         # When the write that is under way began.
         self._writing: float | None = None
+        self._writer: asyncio.Task[None] | None = None
         self._leaving = False
         # The last frame is on its way: whatever arrives now has not arrived.
         self._final = False
@@ -80,7 +81,7 @@ class Stream:
         while message is not grpc.aio.EOF:  # type: ignore[attr-defined]  # the stubs lack it
             self._used = self._loop.time()
             if not self._final:
-                await client.receive(message)
+                client.receive(message)
             while self._backlog > _BACKLOG:
                 self._room.clear()
                 await self._room.wait()
@@ -104,19 +105,22 @@ class Stream:
         self._client = self._streams.client(self._tenant, envelope.hello.id)
         self._client.attach(self)
         hello = stream_pb2.Hello(id=self._streams.boot, most_calls=STREAM_CALLS)
-        await self.send(wire.join(b"", b"", envelope=stream_pb2.Envelope(hello=hello).SerializeToString()))
+        self.send_soon(wire.join(b"", b"", envelope=stream_pb2.Envelope(hello=hello).SerializeToString()))
         return self._client, message
 
-    async def send(self, frame: bytes) -> None:
-        """Sends a frame, behind those that wait. One task writes at a time; the others leave their frames to it."""
+    def send_soon(self, frame: bytes) -> None:
+        """Sends a frame, behind those that wait."""
         if self._broken:
             if self._leaving:
                 self.end(None)
             return
         self._unsent.append(frame)
         self._backlog += len(frame)
-        if self._writing is not None:
-            return
+        if self._writing is None:
+            self._writing = self._loop.time()
+            self._writer = self._loop.create_task(self._write())
+
+    async def _write(self) -> None:
         try:
             while self._unsent:
                 self._writing = self._loop.time()
@@ -161,8 +165,7 @@ class Stream:
     def _tell_go_away(self, last: int) -> None:
         """`last`, if it is said: no call after that one has arrived, nor will one."""
         envelope = stream_pb2.Envelope(go_away=True, call=last).SerializeToString()
-        # The end of the sending goes on with `settled`.
-        self._telling = self._loop.create_task(self.send(wire.join(b"", b"", envelope=envelope)))
+        self.send_soon(wire.join(b"", b"", envelope=envelope))  # what follows its end is `settled`
 
     def watch(self, now: float) -> None:
         """Ends a stream whose client does not read, and one that was of no use for long."""

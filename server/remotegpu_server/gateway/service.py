@@ -20,12 +20,14 @@ from remotegpu.v1 import compute_pb2, scheduler_pb2
 from remotegpu.v1 import lease_pb2 as lease_messages
 from remotegpu_server import scheduler
 
+from .begun import Begun
 from .bounds import MESSAGE_LIMIT, MOST_WATCHING
-from .call import DEADLINE_LIMIT, Answer, Call, Gate, grant_message, milliseconds, scheduler_request
+from .call import Answer, Call, Gate, Told
 from .connection import Context
 from .content_service import ContentService
 from .identity import number_of, tenant_of
 from .repository_service import RepositoryService
+from .requests import DEADLINE_LIMIT, grant_message, milliseconds, scheduler_request
 from .status import explanation_message, settings_message, snapshot_message
 from .stream import Asked, Client, Streams, UnaryMethod
 
@@ -61,7 +63,7 @@ class Gateway:
             store = None if gate.sources is None else gate.sources.store
             self._methods |= RepositoryService(gate.models, store, allow_changes=gate.allow_uploads).methods()
         self._contents = None if gate.sources is None else ContentService(gate.sources.store)
-        self.streams = Streams(self._methods, self._run_framed)
+        self.streams = Streams(self._methods, self._framed)
 
     def handlers(self) -> list[grpc.GenericRpcHandler[bytes, bytes]]:
         """For `grpc.aio.Server.add_generic_rpc_handlers`. Messages stay bytes: see `remotegpu.wire`."""
@@ -87,16 +89,16 @@ class Gateway:
             asked = Asked("", *wire.split(request))
             header = _whole_header(asked)
             call = Call(self._gate, _tenant(context), header, asked.middle, caller=number_of(context.peer()))
-            return await _run_whole(call, asked.body, MESSAGE_LIMIT)
+            return _message(call, await call.run(asked.body), MESSAGE_LIMIT)
         except errors.Error as error:
             await _abort(context, error)
             raise AssertionError from error  # abort has raised
 
-    async def _run_framed(self, asked: Asked, client: Client, number: int) -> bytes:
+    def _framed(self, asked: Asked, client: Client, number: int) -> _Framed:
         header = _whole_header(asked)
         submitted = partial(client.submitted, number)
         call = Call(self._gate, client.tenant, header, asked.middle, submitted, client.caller)
-        return await _run_whole(call, asked.body, wire.INLINE_LIMIT, wire.call_envelope(number))
+        return _Framed(call, asked.body, number)
 
     async def _connect(self, requests: AsyncIterator[bytes], context: Context) -> None:
         try:
@@ -179,7 +181,7 @@ class Gateway:
             raise errors.Unavailable(why="it is draining before a stop")
         patience, leases = milliseconds(message.timeout_ms, 0, DEADLINE_LIMIT, "timeout_ms"), self._gate.leases
         held = await leases.alloc(scheduler_request(message, tenant), patience, message.request_id)
-        return grant_message(held, self._gate, leases.ttl_left(held)).SerializeToString()
+        return grant_message(held, self._gate.workers, leases.ttl_left(held)).SerializeToString()
 
     async def _dealloc(self, request: bytes, tenant: str) -> bytes:
         message = wire.parse(scheduler_pb2.DeallocRequest, request)
@@ -189,7 +191,7 @@ class Gateway:
     async def _renew(self, request: bytes, tenant: str) -> bytes:
         leases = self._gate.leases
         held = leases.renew(wire.parse(scheduler_pb2.RenewRequest, request).lease, tenant)
-        return grant_message(held, self._gate, leases.ttl_left(held)).SerializeToString()
+        return grant_message(held, self._gate.workers, leases.ttl_left(held)).SerializeToString()
 
     async def _explain(self, request: bytes, tenant: str) -> bytes:
         asked = scheduler_request(wire.parse(lease_messages.AllocRequest, request), tenant)
@@ -246,9 +248,29 @@ def _whole_header(asked: Asked) -> compute_pb2.RunHeader:
     return header
 
 
-async def _run_whole(call: Call, body: memoryview, limit: int, envelope: bytes = b"") -> bytes:
-    """A program with all of its body, answered in one message of at most `limit` bytes of body."""
-    answer = await call.run(body)
+class _Framed:
+    """A program that came in a frame of a stream. Implements `stream.Program`."""
+
+    def __init__(self, call: Call, body: wire.Buffer, number: int) -> None:
+        self._call = call
+        self._body = body
+        self._number = number
+
+    def begin(self, told: Told) -> Begun | None:
+        """See `Call.begin`."""
+        return self._call.begin(self._body, told)
+
+    async def run(self) -> bytes:
+        """See `Call.run`."""
+        return self.frame(await self._call.run(self._body))
+
+    def frame(self, answer: Answer) -> bytes:
+        """What goes back. Raises InvalidInput for a result that is too large for a frame."""
+        return _message(self._call, answer, wire.INLINE_LIMIT, wire.call_envelope(self._number))
+
+
+def _message(call: Call, answer: Answer, limit: int, envelope: bytes = b"") -> bytes:
+    """One message for an answer with at most `limit` bytes of body."""
     try:
         size = len(answer.reply.body)
         if size > limit:

@@ -102,6 +102,22 @@ class SharedSlots:
             self._idle.discard(slot)
             return slot
 
+    def take_now(self, tenant: str, model: str) -> Slot | None:
+        """As `take`, if nothing has to be waited for, nor asked of the scheduler; None otherwise."""
+        key = tenant, model
+        if self._leases.someone_waits:
+            return None
+        slot = self._least_used(key)
+        if slot is None or slot.calls >= self._limit or (slot.calls and self._may_spread(key)):
+            return None
+        slot.calls += 1
+        self._idle.discard(slot)
+        return slot
+
+    def _may_spread(self, key: tuple[str, str]) -> bool:
+        """Whether another device may have a slot for the key."""
+        return len(self._slots[key]) < self._devices and self._loop.time() >= self._refused_until
+
     def _full(self, slot: Slot) -> errors.QueueFull:
         why = f"its queue is full: {self._limit} calls of this model wait for device {slot.device}"
         return errors.QueueFull(why=why)
@@ -178,9 +194,9 @@ class SharedSlots:
 
     async def _another(self, key: tuple[str, str]) -> Slot | None:
         """A slot of a device that the key does not use yet, if one is free now."""
-        slots = self._slots[key]
-        if len(slots) >= self._devices or self._loop.time() < self._refused_until:
+        if not self._may_spread(key):
             return None
+        slots = self._slots[key]
         try:
             held = await self._ask(key, 0.0)
         except (errors.Busy, errors.LeaseError):

@@ -20,11 +20,17 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from google.protobuf.message import DecodeError
 
 from remotegpu import errors, wire
 from remotegpu.v1 import stream_pb2
+from remotegpu.wire import Buffer
 
 from .bounds import CALL_LIMIT, MOST_STREAMS, STREAM_CALLS, STREAM_FRAME_LIMIT
+from .call import Answer, Told
 from .call_log import CallLog, Known
 from .connection import Context, Stream
 
@@ -37,26 +43,50 @@ _WATCH_PERIOD = 2.0
 _RESUMED_WITHIN = 5.0
 _REMEMBERED = 60.0
 _CLIENTS_REMEMBERED = 1024
+# Bytes of a frame that is small.
+_SMALL = 16 * 1024
 
 
 @dataclass(slots=True)
 class Asked:
-    """A call as it arrived: views of one message. `method` is empty for a program."""
+    """A call as it arrived. `method` is empty for a program."""
 
     method: str
-    header: memoryview
-    middle: memoryview
-    body: memoryview
+    header: Buffer
+    middle: Buffer
+    body: Buffer
 
 
-# Answers a program, the call of that number of a client, with a frame. `Client.submitted` hears when a worker has it.
-RunProgram = Callable[[Asked, "Client", int], Awaitable[bytes]]
+class Running(Protocol):
+    """A call under way."""
+
+    def cancel(self) -> object:
+        """Nobody waits for it any more."""
+
+
+class Program(Protocol):
+    """A program that has arrived."""
+
+    def begin(self, told: Told) -> Running | None:
+        """Begins it, if it has nothing to wait for; None: `run` it. `told` hears the end, not before this has returned.
+        Raises errors of the tree."""
+
+    async def run(self) -> bytes:
+        """The frame that answers it. Raises errors of the tree."""
+
+    def frame(self, answer: Answer) -> bytes:
+        """The same for one that was begun."""
+
+
+# Takes a program, the call of that number of a client. `Client.submitted` hears when a worker has it. Raises errors of
+# the tree.
+TakeProgram = Callable[[Asked, "Client", int], Program]
 
 
 class Streams:
-    """All clients with streams. `methods`: unary methods by name; `program`: what answers a program."""
+    """All clients with streams. `methods`: unary methods by name; `program`: what takes programs."""
 
-    def __init__(self, methods: Mapping[str, UnaryMethod], program: RunProgram) -> None:
+    def __init__(self, methods: Mapping[str, UnaryMethod], program: TakeProgram) -> None:
         self.methods = methods
         self.program = program
         # Tells a restarted server from this one.
@@ -142,7 +172,7 @@ class Client:
         self._log = CallLog()
         self._streams = streams
         self._stream: Stream | None = None
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._calls: dict[int, Running] = {}
         # Calls that a worker has.
         self._submitted: set[int] = set()
         # Ends them when nobody comes back.
@@ -156,7 +186,7 @@ class Client:
     @property
     def running(self) -> int:
         """Calls under way."""
-        return len(self._tasks)
+        return len(self._calls)
 
     def attach(self, stream: Stream) -> None:
         """A stream has begun; one before it is of no use any more."""
@@ -172,25 +202,25 @@ class Client:
         if self._stream is not stream:
             return
         self._stream = None
-        for call in [call for call in self._tasks if call not in self._submitted]:
+        for call, running in [each for each in self._calls.items() if each[0] not in self._submitted]:
             self._log.withdraw(call)
-            self._taken_out(call).cancel()
+            self._taken_out(call)
+            running.cancel()
         self._end_timer = asyncio.get_running_loop().call_later(_RESUMED_WITHIN, self.end)
         self._streams.left(self)
 
     def end(self) -> None:
         """Nobody asks for answers any more."""
-        for task in self._tasks.values():
-            task.cancel()
+        for running in list(self._calls.values()):
+            running.cancel()
 
-    async def receive(self, message: bytes) -> None:
+    def receive(self, message: bytes) -> None:
         """A frame of the client's. Raises ProtocolError."""
         if len(message) > STREAM_FRAME_LIMIT:
             raise errors.ProtocolError(
                 what=f"a frame of {len(message)} bytes, at most {STREAM_FRAME_LIMIT} on a stream: RunStream takes more"
             )
-        head, header, middle, body = wire.split_frame(message)
-        envelope = wire.parse(stream_pb2.Envelope, head)
+        envelope, header, middle, body = _parts(message)
         call = envelope.call
         if not call and envelope.HasField("hello"):
             return
@@ -199,69 +229,110 @@ class Client:
         if envelope.acknowledged:
             self._log.acknowledge(envelope.acknowledged)
         if envelope.cancel:
-            task = self._tasks.get(call)
-            if task is not None:
-                task.cancel()
+            running = self._calls.get(call)
+            if running is not None:
+                running.cancel()
             return
         known = self._log.begin(call)
         if known is Known.NEW:
             self._begin(call, Asked(envelope.method, header, middle, body))
         elif known is Known.GONE:
-            await self._send(_failure(call, errors.OutcomeUnknown(call=call)))
+            self._send(_failure(call, errors.OutcomeUnknown(call=call)))
         elif isinstance(known, bytes):
-            await self._send(known)
+            self._send(known)
+
+    def _send(self, frame: bytes) -> None:
+        if self._stream is not None:
+            self._stream.send_soon(frame)
 
     def _begin(self, call: int, asked: Asked) -> None:
         self._streams.calls += 1
-        self._tasks[call] = asyncio.create_task(self._run(call, asked))
+        program: Program | None = None
+        if not asked.method:
+            try:
+                self._check_load(len(self._calls) + 1)
+                program = self._streams.program(asked, self, call)
+                begun = program.begin(partial(self._ended, call, program))
+            except Exception as error:
+                self._over(call, self._failed(call, error))
+                return
+            if begun is not None:
+                self._calls[call] = begun
+                return
+        self._calls[call] = asyncio.create_task(self._run(call, asked, program))
 
-    def _taken_out(self, call: int) -> asyncio.Task[None]:
+    def _taken_out(self, call: int) -> None:
         self._streams.calls -= 1
         self._submitted.discard(call)
-        return self._tasks.pop(call)
+        self._calls.pop(call, None)
 
     def submitted(self, call: int) -> None:
         """A worker has the program of that call."""
         self._submitted.add(call)
 
-    async def _run(self, call: int, asked: Asked) -> None:
+    async def _run(self, call: int, asked: Asked, program: Program | None) -> None:
         answer: bytes | None = None
         try:
-            self._check_load()
-            answer = await self._answer(call, asked)
-        except errors.Error as error:
-            answer = _failure(call, error)
+            answer = await (self._unary(call, asked) if program is None else program.run())
         except asyncio.CancelledError:
             pass  # this task is nobody else's: it was cancelled here, and it ends here
         except Exception as error:
-            logger.exception("call %d of a stream failed", call)
-            answer = _failure(call, errors.UnknownRemoteError(kind="INTERNAL", why=type(error).__name__))
-        if self._tasks.get(call) is not asyncio.current_task():
+            answer = self._failed(call, error)
+        if self._calls.get(call) is not asyncio.current_task():
             return  # taken back, and perhaps begun anew
+        self._over(call, answer)
+
+    def _ended(self, call: int, program: Program, outcome: Answer | errors.Error | None) -> None:
+        """A program that was begun has ended."""
+        answer: bytes | None = None
+        if isinstance(outcome, errors.Error):
+            answer = _failure(call, outcome)
+        elif outcome is not None:
+            try:
+                answer = program.frame(outcome)
+            except Exception as error:
+                answer = self._failed(call, error)
+        self._over(call, answer)
+
+    def _over(self, call: int, answer: bytes | None) -> None:
         self._taken_out(call)
         # Nobody waits for a cancelled one, but its number must stay used.
         self._log.settle(call, answer or _failure(call, errors.OutcomeUnknown(call=call)))
-        if answer is not None:
-            await self._send(answer)
         if self._stream is not None:
+            if answer is not None:
+                self._stream.send_soon(answer)
             self._stream.settled()
 
-    def _check_load(self) -> None:
-        if len(self._tasks) > STREAM_CALLS or self._streams.calls > CALL_LIMIT:
-            why = f"{len(self._tasks)} calls of this client and {self._streams.calls} in all are under way on streams"
+    def _failed(self, call: int, error: Exception) -> bytes:
+        if isinstance(error, errors.Error):
+            return _failure(call, error)
+        logger.error("call %d of a stream failed", call, exc_info=error)
+        return _failure(call, errors.UnknownRemoteError(kind="INTERNAL", why=type(error).__name__))
+
+    def _check_load(self, calls: int) -> None:
+        if calls > STREAM_CALLS or self._streams.calls > CALL_LIMIT:
+            why = f"{calls} calls of this client and {self._streams.calls} in all are under way on streams"
             raise errors.Unavailable(why=why)
 
-    async def _answer(self, call: int, asked: Asked) -> bytes:
-        if not asked.method:
-            return await self._streams.program(asked, self, call)
+    async def _unary(self, call: int, asked: Asked) -> bytes:
+        self._check_load(len(self._calls))
         method = self._streams.methods.get(asked.method)
         if method is None:
             raise errors.ProtocolError(what=f"there is no unary method {asked.method[:80]!r}")
         return wire.join(b"", await method(bytes(asked.middle), self.tenant), envelope=wire.call_envelope(call))
 
-    async def _send(self, frame: bytes) -> None:
-        if self._stream is not None:
-            await self._stream.send(frame)
+
+def _parts(message: bytes) -> tuple[stream_pb2.Envelope, Buffer, Buffer, Buffer]:
+    """Envelope, header, middle and body. A codec copies them, which costs less than views of a small message."""
+    if len(message) <= _SMALL:
+        try:
+            frame = stream_pb2.Frame.FromString(message)
+        except DecodeError:
+            pass  # told by what follows
+        else:
+            return frame.envelope, frame.header, frame.middle, frame.body
+    head, header, middle, body = wire.split_frame(message)
+    return wire.parse(stream_pb2.Envelope, head), header, middle, body
 
 
 def _failure(call: int, error: errors.Error) -> bytes:

@@ -18,7 +18,8 @@ from functools import partial
 
 from remotegpu import errors, wire
 from remotegpu.v1 import compute_pb2, program_pb2
-from remotegpu_server.gateway.call import DEADLINE_LIMIT, Answer, Call, Gate
+from remotegpu_server.gateway.call import Answer, Call, Gate
+from remotegpu_server.gateway.requests import DEADLINE_LIMIT
 
 from . import checks
 from .classification import classified

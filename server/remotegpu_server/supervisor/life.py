@@ -30,6 +30,7 @@ from remotegpu_server.slabs import Arena
 
 from .commands import Commands
 from .drops import Drops
+from .job import Job, Outcome, Reply, Slab
 from .line import Line
 from .overrun import OVERRUN, Overrun
 from .room import Room
@@ -38,42 +39,6 @@ logger = logging.getLogger("remotegpu.supervisor")
 
 # Before another look at a dead process that no thread could be had for. Seconds.
 _REAP_PAUSE = 1.0
-
-
-@dataclass(slots=True, eq=False)
-class Slab:
-    """A piece of the request arena of one process. `free` is harmless after that process's death."""
-
-    life: Life
-    offset: int
-    view: memoryview
-
-    def free(self) -> None:
-        """Gives the slab back; only before it was submitted."""
-        self.life.free_slab(self)
-
-
-@dataclass(slots=True)
-class Reply:
-    """A result, in the reply arena until `close`, which the reader calls exactly once."""
-
-    done: records.Done
-    result: memoryview
-    body: memoryview
-    close: Callable[[], None]
-
-
-@dataclass(slots=True, eq=False)
-class _Job:
-    run: records.Run
-    slab: Slab
-    future: asyncio.Future[Reply]
-    # On the loop's clock.
-    deadline: float
-    since: float
-    ended: Callable[[], None]
-    # Its number with the worker; 0: it is not there.
-    call: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +75,12 @@ class Life:
         self._ears = ears
         self._depth = depth
         self._room = Room(self._requests.size)
-        self._pending: Turns[_Job] = Turns()
+        self._pending: Turns[Job] = Turns()
         # With the worker, in the order in which they were sent.
-        self._running: dict[int, _Job] = {}
+        self._running: dict[int, Job] = {}
         # They have run, but their replies wait for room.
-        self._parked: dict[int, _Job] = {}
-        self._overrun: Overrun[_Job] = Overrun(self._running, self._overran)
+        self._parked: dict[int, Job] = {}
+        self._overrun: Overrun[Job] = Overrun(self._running, self._overran)
         # Leases that have ended, whose calls are still with the worker.
         self._ending: set[int] = set()
         self._drops = Drops(lambda: not self._running and not self._commands, self._hung)
@@ -135,6 +100,11 @@ class Life:
         Raises ConnectionResetError when the process dies meanwhile."""
         offset = await self._room.allocate(size)
         return Slab(self, offset, self._requests.view[offset : offset + size])
+
+    def allocate_now(self, size: int) -> Slab | None:
+        """A slab if there is room and nobody waits for any."""
+        offset = self._room.allocate_now(size)
+        return None if offset is None else Slab(self, offset, self._requests.view[offset : offset + size])
 
     def free_slab(self, slab: Slab) -> None:
         """Gives a slab back and serves those who wait for room."""
@@ -157,41 +127,48 @@ class Life:
         if not self.alive:
             ended()
             raise ConnectionResetError
-        job = _Job(run, slab, self._loop.create_future(), deadline, self._loop.time(), ended)
-        self._pending.add(run.caller, job)
-        self._dispatch()
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        job = self.submit(slab, run, deadline, ended, future)
         timer = None if queue_deadline is None else self._loop.call_at(queue_deadline, self._not_begun, job)
         try:
-            return await job.future
+            return await future
         except asyncio.CancelledError:
-            self._give_up(job)
+            if not future.cancelled() and future.exception() is None:
+                future.result().close()  # it came just as its caller gave up
+            elif future.cancelled():
+                self.give_up(job)
             raise
         finally:
             if timer is not None:
                 timer.cancel()
 
-    def _give_up(self, job: _Job) -> None:
-        if not job.future.cancelled():
-            if job.future.exception() is None:
-                job.future.result().close()  # it came just as its caller gave up
-        elif job.call in self._running:
+    def submit(self, slab: Slab, run: records.Run, deadline: float, ended: Callable[[], None], outcome: Outcome) -> Job:
+        """As `call`, without waiting: `outcome` is told. Only while `alive`."""
+        job = Job(run, slab, outcome, deadline, self._loop.time(), ended)
+        self._pending.add(run.caller, job)
+        self._dispatch()
+        return job
+
+    def give_up(self, job: Job) -> None:
+        """Nobody waits for a job any more, whose outcome is cancelled."""
+        if job.call in self._running:
             self._control.send(records.Cancel(job.call, 1))
         elif not job.call and self.alive:
             self._pending.remove(job.run.caller, job)
             self._over(job)
 
-    def _not_begun(self, job: _Job) -> None:
+    def _not_begun(self, job: Job) -> None:
         if job.call in self._running:
             self._control.send(records.Cancel(job.call, 0))
-        elif not job.call and self.alive and not job.future.done():
-            job.future.set_exception(self._queue_timeout(job))
+        elif not job.call and self.alive and not job.outcome.done():
+            job.outcome.set_exception(self._queue_timeout(job))
             self._pending.remove(job.run.caller, job)
             self._over(job)
 
-    def _queue_timeout(self, job: _Job) -> errors.QueueTimeout:
+    def _queue_timeout(self, job: Job) -> errors.QueueTimeout:
         return errors.QueueTimeout(waited=self._loop.time() - job.since)
 
-    def _over(self, job: _Job) -> None:
+    def _over(self, job: Job) -> None:
         """The worker has nothing more to do with that call, or never had."""
         self.free_slab(job.slab)
         job.ended()
@@ -228,7 +205,7 @@ class Life:
         is told before this returns. `why` is for those whose calls it ran."""
         self._bury(why)
 
-    def _jobs(self) -> Iterator[_Job]:
+    def _jobs(self) -> Iterator[Job]:
         yield from self._pending
         yield from self._running.values()
         yield from self._parked.values()
@@ -264,7 +241,7 @@ class Life:
             self._line.send(records.Run(job.call, *job.run[1:]))
         self._overrun.look()
 
-    def _overran(self, job: _Job) -> None:
+    def _overran(self, job: Job) -> None:
         logger.warning("call %d is %.0f s past its deadline: killing worker %d", job.call, OVERRUN, self.process.pid)
         self._bury("its process hung")
 
@@ -315,26 +292,26 @@ class Life:
     def _finished(self, done: records.Done) -> None:
         job = self._parked.pop(done.call, None) or self._ran(done.call)
         self._ears.done(done)
-        if job.future.done():
+        if job.outcome.done():
             self._release(done.offset)
         else:
             middle = wire.aligned(done.result_size)
             view = self._replies.view[done.offset : done.offset + middle + done.body_size]
-            job.future.set_result(
+            job.outcome.set_result(
                 Reply(done, view[: done.result_size], view[middle:], lambda: self._release(done.offset))
             )
         self._over(job)
         self._dispatch()
 
-    def _cancelled(self, job: _Job) -> None:
-        if not job.future.done():
-            job.future.set_exception(self._queue_timeout(job))
+    def _cancelled(self, job: Job) -> None:
+        if not job.outcome.done():
+            job.outcome.set_exception(self._queue_timeout(job))
         self._over(job)
         self._dispatch()
 
     def _begun(self, call: int) -> None:
         job = self._running.get(call)
-        if job is not None and job.future.cancelled():
+        if job is not None and job.outcome.cancelled():
             self._overrun.begun(call)
 
     def _answered(self, answered: records.Answered) -> None:
@@ -345,7 +322,7 @@ class Life:
         self._commands.answered(answered.call, bool(answered.failed), data)
         self._drops.look()
 
-    def _ran(self, call: int) -> _Job:
+    def _ran(self, call: int) -> Job:
         job = self._running.pop(call)
         self._overrun.look()
         if self._drops:
@@ -376,9 +353,6 @@ class Life:
         self._room.close(why)
         self._commands.close(why)
         jobs = list(self._jobs())
-        for job in jobs:
-            if not job.future.done():
-                job.future.set_exception(ConnectionResetError(why))
         for waiting in (self._running, self._parked, self._pending, self._ending):
             waiting.clear()
         try:
@@ -386,6 +360,9 @@ class Life:
             for job in jobs:
                 job.ended()
         finally:
+            for job in jobs:
+                if not job.outcome.done():
+                    job.outcome.set_exception(ConnectionResetError(why))
             self._reap()
 
     def _reap(self) -> None:

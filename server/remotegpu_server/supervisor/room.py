@@ -30,7 +30,7 @@ class Room:
         Raises ConnectionResetError when the room is closed meanwhile, or was."""
         if self._closed:
             raise ConnectionResetError(self._closed)
-        offset = None if self._waiters else self._parts.allocate(size)
+        offset = self.allocate_now(size)
         if offset is not None:
             return offset
         future: asyncio.Future[int] = self._loop.create_future()
@@ -43,6 +43,10 @@ class Room:
             else:
                 self._serve()  # the one who gives up may have held up others
             raise
+
+    def allocate_now(self, size: int) -> int | None:
+        """The same if there is room and nobody waits; None otherwise."""
+        return None if self._waiters or self._closed else self._parts.allocate(size)
 
     def free(self, offset: int) -> None:
         """Gives back what `allocate` returned, and serves those who wait."""

@@ -233,6 +233,11 @@ class DeviceWorker:
             await self._settled.wait()
         return self._life
 
+    @property
+    def life_now(self) -> Life | None:
+        """The running process if it is warm."""
+        return self._life if self._ready else None
+
     def drop(self, lease: int) -> None:
         """Frees what a lease holds; `Listener.lease_dropped` follows. A process that is not there holds nothing."""
         if self._life is None:
