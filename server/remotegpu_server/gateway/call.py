@@ -127,6 +127,11 @@ class Call:
 
     async def run(self, fill: Fill) -> Answer:
         """Raises any error of the tree; DeadlineExceeded after `deadline` seconds."""
+        if isinstance(fill, (memoryview, bytes)):
+            future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+            begun = self.begin(fill, partial(_settle, future))
+            if begun is not None:
+                return await _settled(future, begun)
         sent = 0
         try:
             async with asyncio.timeout_at(self.ends):
@@ -353,3 +358,25 @@ class Call:
         if self._header.catalog != self._gate.catalog.digest:
             header.catalog.CopyFrom(self._gate.catalog)
         return header
+
+
+def _settle(future: asyncio.Future[Answer], outcome: Answer | errors.Error | None) -> None:
+    """Tells how a call has ended that was begun."""
+    if future.cancelled():
+        if isinstance(outcome, Answer):
+            outcome.reply.close()  # it came just as its caller gave up
+    elif isinstance(outcome, errors.Error):
+        future.set_exception(outcome)
+    elif outcome is not None:
+        future.set_result(outcome)
+
+
+async def _settled(future: asyncio.Future[Answer], begun: Begun) -> Answer:
+    try:
+        return await future
+    except asyncio.CancelledError:
+        if future.cancelled():
+            begun.cancel()
+        elif future.exception() is None:
+            future.result().reply.close()  # it came just as its caller gave up
+        raise

@@ -37,6 +37,9 @@ _LAYOUTS = 16
 _LAYOUT_SIZE = 4096
 # Of an input, what is copied without a pause: about a millisecond. Bytes.
 _PIECE = 4 * 1024 * 1024
+# A body that is put together before there is a place for it: a call that needs to wait for nothing is the quicker one.
+# Bytes.
+_SMALL = 16 * 1024
 # Bytes of all inputs for which a program is made.
 _SIZE_LIMIT = 2**62
 # Milliseconds in the queue: what is longer than any deadline means nothing.
@@ -230,6 +233,13 @@ class Inference:
         )
         if caller.deadline is not None:
             header.deadline_ms = max(math.ceil(min(caller.deadline, DEADLINE_LIMIT) * 1000), 1)
+
+        if body_size <= _SMALL:
+            body = bytearray(body_size)
+            for start, piece in zip(starts, data, strict=True):
+                body[start : start + len(piece)] = piece
+            small = memoryview(body)
+            return await Call(self.gate, caller.tenant, header, program, caller=caller.number).run(small)
 
         async def fill(target: memoryview) -> None:
             for start, piece in zip(starts, data, strict=True):
