@@ -222,18 +222,17 @@ def test_programs_in_line_begin_in_order_as_far_as_they_do_not_disturb_each_othe
 def test_what_can_be_taken_back_at_each_moment() -> None:
     closed: list[str] = []
     calls: Cancellation[str] = Cancellation(closed.append)
-    assert calls.take_back(1, force=False) is Verdict.TAKEN  # not read yet
-    assert not calls.arrive(1, "one")
-    assert calls.arrive(2, "two")
-    assert calls.arrive(3, "three")
+    assert calls.take_back(1, force=False) is Verdict.TAKEN  # it has not begun
+    assert not calls.begin(1)
+    assert calls.begin(2)
+    assert calls.pause(2, "two", fresh=True)
+    assert calls.begin(3)
     assert calls.take_back(2, force=False) is Verdict.TAKEN
     assert (calls.enter(2), calls.gone(), calls.gone(), closed) == (None, [2], [], ["two"])
-    assert calls.enter(3) == "three"
     assert calls.take_back(3, force=False) is Verdict.BUSY
     assert not calls.pause(3, "three", fresh=True)  # it was wanted back meanwhile
     assert calls.take_back(3, force=True) is Verdict.OVER
-    assert calls.arrive(4, "four")
-    calls.enter(4)
+    assert calls.begin(4)
     assert calls.take_back(4, force=False) is Verdict.BUSY
     assert calls.pause(4, "four", fresh=False)  # it has begun, and only force stops it now
     assert calls.take_back(4, force=False) is Verdict.BUSY

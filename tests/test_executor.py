@@ -188,7 +188,7 @@ def chain(steps: int) -> list[pb.Node]:
 
 def test_memory_of_temporaries_comes_back_to_the_lease(executor: Executor) -> None:
     outcome = ran(executor, request(chain(20), [output(20, fetch=True)], memory_limit=2 * MIB))
-    assert outcome.fetched[0][1][0] == 21
+    assert outcome.arrays[0][0] == 21
     with pytest.raises(errors.OutOfMemory) as caught:
         ran(executor, request(chain(20), [output(20, fetch=True)], memory_limit=2 * MIB - 1))
     assert (caught.value.node, caught.value.asked, caught.value.limit) == (1, MIB, 2 * MIB - 1)

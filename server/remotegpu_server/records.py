@@ -67,6 +67,14 @@ class Drop(NamedTuple):
     lease: int
 
 
+class Pin(NamedTuple):
+    """Daemon to worker, on the control socket: a lease was granted to who named that model, by the number of its file.
+    It stays loaded until the Drop of the lease, which follows in any case. Not answered."""
+
+    lease: int
+    model: int
+
+
 class ReleaseReply(NamedTuple):
     """Daemon to worker: the reply slab at that offset was read."""
 
@@ -155,6 +163,7 @@ class Failed(NamedTuple):
 Record = (
     Run
     | Drop
+    | Pin
     | ReleaseReply
     | Ready
     | Done
@@ -172,6 +181,7 @@ Record = (
 _LAYOUTS: dict[type[Record], struct.Struct] = {
     Run: struct.Struct("<BQQQQQQBQQQ"),
     Drop: struct.Struct("<BQ"),
+    Pin: struct.Struct("<BQQ"),
     ReleaseReply: struct.Struct("<BQ"),
     Ready: struct.Struct("<BQQQ"),
     Done: struct.Struct("<BQBQQQQQQQQQ"),

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import re
 import threading
@@ -27,7 +28,7 @@ PLATFORM = "onnxruntime_onnx"
 _TYPES = {"float": "float32", "double": "float64"}  # the others are named as NumPy names them
 
 
-class Model:
+class Model(abc.ABC):
     """One loaded model of whatever kind. Runs of several threads may overlap.
 
     `output_names` are in the model's order. `max_batch`: rows that one run may have when calls are put together along
@@ -60,9 +61,9 @@ class Model:
         self.output_names = [port.name for port in self.outputs]
         self._names = [port.name for port in self.inputs]
 
+    @abc.abstractmethod
     def _run(self, feed: Mapping[str, Any]) -> list[Any]:
         """A run, of any thread. Raises whatever goes wrong."""
-        raise NotImplementedError
 
     @property
     def is_running(self) -> bool:

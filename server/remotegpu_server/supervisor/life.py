@@ -196,6 +196,10 @@ class Life:
         else:
             self._send_drop(lease)
 
+    def pin(self, lease: int, model: int) -> None:
+        """Has the worker keep a model, by its file's number, loaded until `drop` of that lease, which must follow."""
+        self._control.send(records.Pin(lease, model))
+
     def kill(self) -> None:
         """Kills the process; `Ears.dead` follows when it is gone."""
         self.process.kill()

@@ -133,6 +133,8 @@ class Worker:
                 match record:
                     case records.Drop(lease=lease):
                         self._drop(lease)
+                    case records.Pin(lease=lease, model=model):
+                        self._loader.pin(model, lease)
                     case records.Cancel():
                         self._cancel(record)
                     case records.Command():

@@ -20,6 +20,7 @@ from remotegpu_server.backends.models import Model
 
 from .batches import Batches, Waiting
 from .cancellation import Cancellation
+from .direct import Direct
 from .executor import Execution, Executor, ModelStep, Outputs, Request
 from .inference import Ended, NotJoinable, Sessions, join, kind_of, split
 from .inputs import NOTHING, Attached
@@ -78,11 +79,16 @@ class Calls:
         self._requests = requests.toreadonly()
         self._batches = Batches(max_delay)
         self._waits_for_company = max_delay > 0
-        self._new: deque[int] = deque()
+        # Those that have arrived; they are known to `cancellation` when they begin.
+        self._new: deque[records.Run] = deque()
         # Calls that can go on: their model has run, or those that they had to wait for have ended.
         self._ready: deque[int] = deque()
         # Calls whose model is being loaded.
         self._loading: list[int] = []
+        # With sessions of other threads this one goes on while a model runs.
+        self._direct = None
+        if not sessions.are_threads:
+            self._direct = Direct(executor, replies, self.cancellation.begin, self._end, self._requests)
         # Models that were found not to give a row for a row.
         self._apart: weakref.WeakSet[Model] = weakref.WeakSet()
 
@@ -100,8 +106,7 @@ class Calls:
 
     def arrive(self, run: records.Run) -> None:
         """A call was read from the socket."""
-        if self.cancellation.arrive(run.call, Task(run)):
-            self._new.append(run.call)
+        self._new.append(run)
 
     def models_arrived(self) -> None:
         """Models may be there that were not: calls that wait for one ask again."""
@@ -119,7 +124,7 @@ class Calls:
 
     def run_models(self) -> None:
         """Has the next models run, as many as there are sessions for, and goes on with the calls of those that have."""
-        while self._sessions.free and (batch := self._batches.next(time.monotonic())):
+        while len(self._batches) and self._sessions.free and (batch := self._batches.next(time.monotonic())):
             self._run_models(batch)
             if self._collect():
                 return  # others may have arrived meanwhile
@@ -135,11 +140,14 @@ class Calls:
 
     # From one pause of a call to the next.
 
-    def _begin(self, call: int) -> None:
-        task = self.cancellation.enter(call)
-        if task is None:
+    def _begin(self, run: records.Run) -> None:
+        # One that comes when nothing else is there need not stand in line for its model.
+        alone = not (self._new or self._ready or len(self._batches) or self._sessions.busy or self._waits_for_company)
+        if alone and self._direct is not None and self._direct.run(run):
             return
-        run, task.started_ns = task.run, time.monotonic_ns()
+        if not self.cancellation.begin(run.call):
+            return
+        task = Task(run, time.monotonic_ns())
         try:
             _check_deadline(run, task.started_ns)
             task.execution = self._executor.prepare(self._request(run))
@@ -148,11 +156,9 @@ class Calls:
             return
         if run.lease:
             task.touched = task.execution.touched(finishes=bool(run.finish))
-            if not self._executor.order.may_begin(call, run.lease, task.touched):
+            if not self._executor.order.may_begin(run.call, run.lease, task.touched):
                 self._hold(task)
                 return
-        # One that comes when nothing else is there need not stand in line for its model.
-        alone = not (self._new or self._ready or len(self._batches) or self._sessions.busy or self._waits_for_company)
         self._advance(task, None, alone=alone)
 
     def _request(self, run: records.Run) -> Request:

@@ -36,26 +36,26 @@ class _State(Generic[T]):
 
 
 class Cancellation(Generic[T]):
-    """The calls of a worker that have not ended. `arrive`, `enter`, `pause` and `end` are the main thread's."""
+    """The calls of a worker that have not ended. `begin`, `enter`, `pause` and `end` are the main thread's."""
 
     def __init__(self, let_go: Callable[[T], None]) -> None:
         """`let_go` frees what was held of a call that is taken back, in the thread that does so."""
         self._let_go = let_go
         self._lock = threading.Lock()
-        # Calls are numbered in the order in which they arrive.
+        # Calls are numbered in the order in which they begin.
         self._last = 0
         self._unseen: set[int] = set()
         self._states: dict[int, _State[T]] = {}
         self._gone: list[int] = []
 
-    def arrive(self, call: int, held: T) -> bool:
-        """A call was read from the socket, and waits for its turn. False if it was taken back before."""
+    def begin(self, call: int) -> bool:
+        """A call has its turn, and goes on at least to its first pause. False if it was taken back before."""
         with self._lock:
             self._last = call
             if call in self._unseen:
                 self._unseen.remove(call)
                 return False
-            self._states[call] = _State(held)
+            self._states[call] = _State(None)
             return True
 
     def enter(self, call: int) -> T | None:

@@ -13,15 +13,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-import numpy as np
-
 from remotegpu import errors
-from remotegpu.dtypes import BYTES, number_of
-from remotegpu.strings import encode, is_strings
+from remotegpu.strings import is_strings
 from remotegpu_server.backends.device import Device
 from remotegpu_server.backends.models import Model
 
 from .inputs import NOTHING, Attached, Inputs
+from .layout import Description
 from .memory import LeaseMemory, Live
 from .order import Order, Touched
 from .outcome import Outcome, failure
@@ -36,6 +34,7 @@ from .prepared import (
     Prepared,
     Preparer,
     Recall,
+    SingleModel,
     Step,
     Take,
     Wanted,
@@ -127,6 +126,11 @@ class Executor:
             raise
         except Exception as error:  # one caller's program must not end the worker for all
             raise failure(self.device, error, 0, "program", request.memory_limit) from error
+
+    def single(self, program: memoryview, body_size: int) -> SingleModel | None:
+        """What a program is, if it was prepared before, and is no more than that."""
+        found = self._preparer.seen(program, body_size)
+        return None if found is None else found.single
 
     def drop(self, lease: int) -> None:
         """Frees all that a lease holds on the device, and its models. Any thread may call it, while no program of that
@@ -367,26 +371,13 @@ class Execution:
         return array.copy() if is_strings(array) else self._device.own(array)
 
     def _outputs(self) -> Outcome:
-        outcome = Outcome(last_node=max(len(self._values.made) - 1, 0))
+        described = Description(self._executor.epoch)
         for index, wanted in enumerate(self._prepared.outputs):
             if wanted.every_port:
                 names, arrays = self._values.every(wanted.node)
             else:
                 names, arrays = [""], [self._values.of(wanted.node, wanted.port)]
             for name, array in zip(names, arrays, strict=True):
-                number = BYTES if is_strings(array) else number_of(np.dtype(array.dtype))
-                if number is None:
-                    limit = "a dtype that travels"
-                    raise errors.InvalidInput(field=f"output {index}", limit=limit, given=str(array.dtype))
-                value = outcome.result.values.add(
-                    output=index,
-                    name=name,
-                    dtype=number,
-                    shape=array.shape,
-                    epoch=self._executor.epoch,
-                )
-                if wanted.fetch:
-                    travelling = np.frombuffer(encode(array), np.uint8) if is_strings(array) else array
-                    outcome.fetched.append((value, travelling))
-        outcome.lay_out(self._request.result_limit)
-        return outcome
+                described.add(index, name, array, fetch=wanted.fetch)
+        layout = described.laid_out(self._request.result_limit)
+        return Outcome(layout, described.arrays, last_node=max(len(self._values.made) - 1, 0))

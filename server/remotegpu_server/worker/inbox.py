@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import select
 import selectors
 import socket
 
@@ -18,6 +19,8 @@ class Inbox:
         self._socket = sock
         self._rung = False
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._arrived = select.poll()
+        self._arrived.register(sock, select.POLLIN)
         self._selector = selectors.DefaultSelector()
         self._selector.register(sock, selectors.EVENT_READ)
         self._selector.register(self._bell, selectors.EVENT_READ)
@@ -45,7 +48,6 @@ class Inbox:
 
     def packet_now(self) -> bytes | None:
         """The next packet if it is there, None otherwise; none (b"") when the daemon has closed the socket."""
-        try:
-            return self._socket.recv(records.PACKET_LIMIT, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return None
+        # Nobody else reads here, so it is still there. Most of the time there is none, and to be told so by an error
+        # takes four times as long.
+        return self._socket.recv(records.PACKET_LIMIT) if self._arrived.poll(0) else None

@@ -96,6 +96,11 @@ class Sessions(Generic[T]):
             threading.Thread(target=self._serve, name=f"session-{number}", daemon=True).start()
 
     @property
+    def are_threads(self) -> bool:
+        """Whether `submit` returns before the model has run."""
+        return self._count > 1
+
+    @property
     def busy(self) -> bool:
         """Whether runs have not ended, or have and were not fetched by `ended`."""
         return self._running > 0

@@ -60,6 +60,8 @@ class _Names:
 
     files: Mapping[int, pb.ModelFile] = field(default_factory=dict)
     ids: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    # References that were found.
+    _found: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, table: pb.ModelTable) -> _Names:
@@ -73,11 +75,18 @@ class _Names:
         return cls(files, ids)
 
     def find(self, reference: str) -> pb.ModelFile:
+        return self.files[self.number(reference)]
+
+    def number(self, reference: str) -> int:
+        number = self._found.get(reference)
+        if number is not None:
+            return number
         number = self.ids.get(repository.split(reference))
         if number is None:
             known = ", ".join(f"{file.name}:{file.version}" for file in islice(self.files.values(), 100))
             raise errors.ModelNotFound(field="model", limit=known or "none", given=reference)
-        return self.files[number]
+        self._found[reference] = number
+        return number
 
 
 class Loader:
@@ -115,10 +124,8 @@ class Loader:
         self._tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
     def open(self, table: bytes) -> bytes:
-        """Takes over the table that the worker starts with, loads what is wanted, and reports. Before `serve`.
-
-        Raises RuntimeError naming a model that cannot be loaded; one that was served before is only reported, since
-        the rest must go on."""
+        """Takes over the table that the worker starts with, loads what is wanted, and reports. Before `serve`. A model
+        that cannot be loaded is reported, since the rest must go on."""
         with self._lock:
             self._names = _Names.of(wire.parse(pb.ModelTable, table))
         for file in self._names.files.values():
@@ -127,9 +134,10 @@ class Loader:
             try:
                 self._load(file)
             except errors.Error as error:
-                if not file.digest:
-                    raise RuntimeError(str(error)) from error
-                logger.warning("%s", error)
+                logger.warning("%s (the others are served)", error)
+                with self._lock:
+                    if file.id not in self._unusable:  # too large for this device
+                        self._state(file.id, "failed", reason=str(error))
         self._thread = 0  # until `serve`
         return self._reported()
 
@@ -144,15 +152,15 @@ class Loader:
         Raises ModelNotFound for another name, ModelUnusable for one that cannot be loaded; that there is no room for it
         is told by what stands for it until it is there."""
         with self._lock:
-            file = self._names.find(reference)
-            model = self._models.get(file.id)
+            number = self._names.number(reference)
+            model = self._models.get(number)
             if model is not None:
-                self._residency.use(file.id, lease)
-                self._promised.pop(file.id, None)
+                self._residency.use(number, lease)
+                self._promised.pop(number, None)
                 return model
-            if file.id in self._unusable:
-                raise self._unusable[file.id]
-            return self._awaited(file, lease)
+            if number in self._unusable:
+                raise self._unusable[number]
+            return self._awaited(self._names.files[number], lease)
 
     def callee(self, reference: str) -> Model:
         """The model that a reference in a saved program stands for now. The thread that loads gets it loaded; others
@@ -171,6 +179,14 @@ class Loader:
             state = self._states.get(self._names.find(reference).id)
             known = state is not None and state.HasField("signature")
             return [output.name for output in state.signature.outputs] if state is not None and known else None
+
+    def pin(self, number: int, lease: int) -> None:
+        """That file, if programs may call it, gets loaded, and stays so while the lease lives."""
+        with self._lock:
+            if number in self._models:
+                self._residency.use(number, lease)
+            elif number in self._names.files and number not in self._unusable:
+                self._awaited(self._names.files[number], lease)
 
     def drop(self, lease: int) -> None:
         """The lease is over: what it used may be evicted."""
@@ -272,7 +288,7 @@ class Loader:
             raise errors.ModelUnusable(model=f"{file.name}:{file.version}", why=f"it comes to call itself: {names}")
 
     def _arrived(self, file: pb.ModelFile, model: Model) -> None:
-        model.on_idle = self._idle.set
+        model.on_idle = self._has_room
         with self._lock:
             self._models[file.id] = model
             self._residency.add(file.id, model.nbytes)
@@ -283,6 +299,12 @@ class Loader:
                 for lease in awaited.leases:
                     self._residency.use(file.id, lease)
                 self._promised[file.id] = time.monotonic() + _PROMISE
+
+    def _has_room(self) -> None:
+        """A model runs no longer; any thread says so. An event that is set costs more to set again than to ask, and who
+        clears it looks for what runs after that."""
+        if not self._idle.is_set():
+            self._idle.set()
 
     def _expected(self, file: pb.ModelFile) -> int:
         """Bytes that it will take: what it took last time, else its size."""

@@ -54,6 +54,10 @@ class Order:
         self._leases: dict[int, _Lease] = {}
         self._lease_of: dict[int, int] = {}
 
+    def is_quiet(self, lease: int) -> bool:
+        """Whether no program of that lease pauses or waits."""
+        return lease not in self._leases
+
     def may_begin(self, call: int, lease: int, touched: Touched) -> bool:
         """Whether a new call may begin now. If not, it stands in line until `ended` names it."""
         mine = self._leases.get(lease)

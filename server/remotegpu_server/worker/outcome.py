@@ -5,55 +5,37 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from remotegpu import errors, wire
-from remotegpu.v1 import program_pb2 as pb
 from remotegpu_server.backends.device import Device
+
+from .layout import Layout
+
+_NOTHING = Layout(b"")
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of it: the result message, the arrays to copy out with their places in it, times; or an error.
+    """What came of it: the layout of the reply, the arrays to copy out to the places in it, times; or (`failed`) the
+    bytes of an error in the place of the result message.
 
     `last_node` is the program's; `discard` frees what the call kept, for a result that cannot be delivered."""
 
-    error: bytes | None = None
-    result: pb.Result = field(default_factory=pb.Result)
-    fetched: list[tuple[pb.Value, Any]] = field(default_factory=list)
-    # Of the body and of the whole reply, once it is laid out; bytes.
-    body_size: int = 0
-    size: int = 0
+    layout: Layout = _NOTHING
+    arrays: Sequence[Any] = ()
+    failed: bool = False
     h2d_ns: int = 0
     compute_ns: int = 0
     last_node: int = 0
-    discard: Callable[[], None] = field(default=lambda: None)
+    discard: Callable[[], None] = lambda: None
 
-    def lay_out(self, limit: int = 0) -> None:
-        """Gives each fetched value its place in the body.
-
-        Raises InvalidInput if the reply would be larger than `limit` bytes (0: no limit)."""
-        offset = 0
-        for value, array in self.fetched:
-            # A view may be of any size, more than the fields of the message can tell.
-            if limit and offset + array.nbytes > limit:
-                raise _too_large(limit, offset + array.nbytes)
-            value.offset = offset
-            value.size = array.nbytes
-            offset += wire.aligned(array.nbytes)
-        self.body_size, self.size = offset, offset + wire.aligned(self.result.ByteSize())
-        self.check(limit)
-
-    def check(self, limit: int) -> None:
-        """Raises InvalidInput if the reply, which is laid out, is larger than `limit` bytes (0: no limit)."""
-        if limit and self.size > limit:
-            raise _too_large(limit, self.size)
-
-
-def _too_large(limit: int, size: int) -> errors.InvalidInput:
-    return errors.InvalidInput(field="result size", limit=f"at most {limit} bytes in one call", given=f"{size} bytes")
+    @classmethod
+    def of(cls, error: errors.Error) -> Outcome:
+        """An error."""
+        return cls(Layout(wire.error_detail(error)), failed=True)
 
 
 def failure(device: Device, error: Exception, node: int, operation: str, limit: int = 0) -> errors.RemoteError:

@@ -73,6 +73,11 @@ class LoadTensor:
         """Of the array."""
         return math.prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def is_as_it_lies(self) -> bool:
+        """Whether the bytes of the body are the array."""
+        return self.source == "body" and not (self.compression or self.travels_as) and self.dtype != STRINGS
+
 
 @dataclass(frozen=True, slots=True)
 class LoadImage:
@@ -137,6 +142,22 @@ class Wanted:
     every_port: bool
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SingleModel:
+    """A program that is plain tensors of the body, one model that takes them, and outputs of it that are fetched.
+
+    `tensors`: where each begins in the body, how many elements, dtype, shape; `inputs`: name (or "") and tensor;
+    `outputs`: name or number of one, None for all. `node` and `name` are the call's, `last_node` the program's."""
+
+    reference: str
+    tensors: tuple[tuple[int, int, np.dtype[Any], tuple[int, ...]], ...]
+    inputs: tuple[tuple[str, int], ...]
+    outputs: tuple[str | int | None, ...]
+    node: int
+    name: str
+    last_node: int
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A checked program. `last_uses`: by node, the nodes whose values nobody needs once it has run; `touched`: the
@@ -151,6 +172,8 @@ class Prepared:
     touched: Touched
     # Nothing runs before its only model, so that it need not be asked for before that.
     is_plain: bool
+    # What it is, if it is no more than that.
+    single: SingleModel | None
 
 
 class Preparer:
@@ -173,6 +196,16 @@ class Preparer:
             if len(self._seen) > _REMEMBERED:
                 self._seen.popitem(last=False)
         else:
+            self._seen.move_to_end(key)
+        return found
+
+    def seen(self, data: memoryview, body_size: int) -> Prepared | None:
+        """What is remembered of a program without attachments."""
+        if len(data) > _SIZE_LIMIT:
+            return None
+        key = (bytes(data), body_size, (0, 0))
+        found = self._seen.get(key)
+        if found is not None:
             self._seen.move_to_end(key)
         return found
 
@@ -202,6 +235,7 @@ def prepared_program(message: pb.Program) -> Prepared:
         handles=handles,
         last_uses=_last_uses(message),
         is_plain=_is_plain(steps),
+        single=None if message.free else _single(steps, outputs),
         touched=Touched(
             frozenset(handle for _, handle in handles),
             frozenset([*message.free, *(wanted.keep for wanted in outputs if wanted.keep)]),
@@ -212,6 +246,31 @@ def prepared_program(message: pb.Program) -> Prepared:
 def _is_plain(steps: Sequence[Step]) -> bool:
     *before, last = steps or (None,)
     return isinstance(last, Infer) and all(isinstance(step, (LoadTensor, LoadImage)) for step in before)
+
+
+def _single(steps: Sequence[Step], outputs: Sequence[Wanted]) -> SingleModel | None:
+    node = next((index for index, step in enumerate(steps) if not isinstance(step, LoadTensor)), len(steps))
+    call = steps[node] if node < len(steps) else None
+    loads = [step for step in steps[:node] if isinstance(step, LoadTensor) and step.is_as_it_lies]
+    if not isinstance(call, Infer) or len(loads) < node or any(port for _, _, port in call.inputs):
+        return None
+    found: list[str | int | None] = []
+    for wanted in outputs:
+        step = steps[wanted.node]
+        if not wanted.fetch or wanted.keep or not (step is call or (isinstance(step, Pick) and not wanted.port)):
+            return None
+        found.append(step.name if isinstance(step, Pick) else None if wanted.every_port else wanted.port)
+    if not all(isinstance(step, Pick) for step in steps[node + 1 :]):
+        return None
+    return SingleModel(
+        reference=call.reference,
+        tensors=tuple((load.start, math.prod(load.shape), load.dtype, load.shape) for load in loads),
+        inputs=tuple((name, used) for name, used, _ in call.inputs),
+        outputs=tuple(found),
+        node=node,
+        name=f"model {call.reference}",
+        last_node=len(steps) - 1,
+    )
 
 
 def check_models(prepared: Prepared, models: Models) -> None:

@@ -12,18 +12,19 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from remotegpu import errors, wire
-from remotegpu.dtypes import BYTES, from_number
 from remotegpu_server.backends.device import Device
 from remotegpu_server.records import Answered, Done, Record, Warm
 from remotegpu_server.slabs import Arena, FreeList
 
+from .layout import Layout, check_size
 from .outcome import Outcome, failure
 
 _ZEROS = bytes(wire.ALIGNMENT)
@@ -66,18 +67,15 @@ class Replies:
         """Sends a result that is laid out, now or when there is room. Raises InvalidInput if it is larger than the
         arena."""
         try:
-            finished.outcome.check(self._arena.size)
+            check_size(finished.outcome.layout.size, self._arena.size)
         except errors.InvalidInput:
             finished.outcome.discard()
             raise
-        self._waiting.append(finished)
-        self._flush()
+        self._answer(finished)
 
     def fail(self, call: int, started_ns: int, error: errors.Error) -> None:
         """Sends an error. Errors are small; one that finds no room waits like a result would."""
-        finished = Finished(call, started_ns, Outcome(error=wire.error_detail(error)))
-        self._waiting.append(finished)
-        self._flush()
+        self._answer(Finished(call, started_ns, Outcome.of(error)))
 
     def waits(self, call: int) -> bool:
         """Whether the reply to that call found no room yet."""
@@ -113,7 +111,8 @@ class Replies:
         with self._lock:
             self._free.free(offset)
         self._flush()
-        self._tell()
+        if self._untold:
+            self._tell()
 
     def _allocate(self, size: int) -> int | None:
         with self._lock:
@@ -129,36 +128,39 @@ class Replies:
             self._arena.view[offset : offset + len(data)] = data
             self._send(record(offset, len(data)))
 
+    def _answer(self, finished: Finished) -> None:
+        if self._waiting or not self._write(finished):
+            self._waiting.append(finished)
+
     def _flush(self) -> None:
         while self._waiting and self._write(self._waiting[0]):
             self._waiting.popleft()
 
     def _write(self, finished: Finished) -> bool:
         outcome = finished.outcome
-        head = outcome.error or outcome.result.SerializeToString()
-        body_start, body_size = wire.aligned(len(head)), outcome.body_size
-        offset = self._allocate(body_start + body_size)
+        layout = outcome.layout
+        offset = self._allocate(layout.size)
         if offset is None:
             return False
         start = self._device.mark()
         try:
-            self._fill(self._arena.view[offset : offset + body_start + body_size], head, outcome)
+            self._fill(self._arena.view[offset : offset + layout.size], layout, outcome.arrays)
             d2h = self._device.elapsed_ns(start, self._device.mark())
         except Exception as error:
             with self._lock:
                 self._free.free(offset)
             told = failure(self._device, error, outcome.last_node, "fetch of the results")
             outcome.discard()
-            finished.outcome = Outcome(error=wire.error_detail(told))
+            finished.outcome = Outcome.of(told)
             return self._write(finished)
         with self._figures:
             self._send(
                 Done(
                     call=finished.call,
-                    failed=int(outcome.error is not None),
+                    failed=outcome.failed,
                     offset=offset,
-                    result_size=len(head),
-                    body_size=body_size,
+                    result_size=len(layout.head),
+                    body_size=layout.body_size,
                     started_ns=finished.started_ns,
                     h2d_ns=outcome.h2d_ns,
                     compute_ns=outcome.compute_ns,
@@ -169,17 +171,14 @@ class Replies:
             )
         return True
 
-    def _fill(self, slab: memoryview, head: bytes, outcome: Outcome) -> None:
-        slab[: len(head)] = head
-        body_start = wire.aligned(len(head))
-        for value, array in outcome.fetched:
-            where = body_start + value.offset
-            raw = np.frombuffer(slab[where : where + value.size], from_number(value.dtype) or np.uint8)
-            if value.dtype == BYTES:
-                raw[:] = array  # on the host already
+    def _fill(self, slab: memoryview, layout: Layout, arrays: Sequence[Any]) -> None:
+        slab[: len(layout.head)] = layout.head
+        for (start, end, gap, dtype, shape, on_host), array in zip(layout.pieces, arrays, strict=True):
+            if on_host:
+                slab[start:end] = array
             else:
-                self._device.download(array, raw.reshape(tuple(value.shape)))
+                self._device.download(array, np.ndarray(shape, dtype, slab, start))
             # The body travels with the gaps that align its values, and earlier replies, perhaps another tenant's, have
             # left their bytes there. The gap before the body does not travel.
-            end, gap = where + value.size, -value.size % wire.ALIGNMENT
-            slab[end : end + gap] = _ZEROS[:gap]
+            if gap:
+                slab[end : end + gap] = _ZEROS[:gap]

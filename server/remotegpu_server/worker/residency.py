@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which models stay loaded within a budget: the least recently used one goes first, none that a live lease has used.
 
-Pure. Models and leases are numbers, sizes are bytes. A pin begins with the first call, not when the lease is allocated
-for a model by name: who only says that he will use one takes nothing from others. It ends with its lease. What is busy
+Pure. Models and leases are numbers, sizes are bytes. A pin begins when a lease is allocated for a model by name, or
+with its first call of another one, and ends with its lease. What is busy
 for a moment (it runs, or was loaded for a program that has not come back for it yet) is named by the caller.
 """
 
