@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 ACCELERATOR := $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-full lint format generate bench clean
+.PHONY: demo test test-full lint format generate bench layer clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m examples.demo
@@ -45,6 +45,10 @@ bench: $(VENV)/test.stamp
 	$(BIN)/python -m benchmarks.scheduler_core
 	$(BIN)/python -m benchmarks.scheduler_calls
 	$(BIN)/python -m benchmarks.policies
+
+# The client as layers of AWS Lambda, in build/layer: deploy/README.md. Byte code where python3.12, ... are on the path.
+layer: $(VENV)/created.stamp
+	$(BIN)/python -m deploy.layer.build
 
 clean:
 	rm -rf $(VENV) demo-output
