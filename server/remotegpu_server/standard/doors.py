@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from .infer import Inference
+from .entrance import Entrance
 from .listener import Listener
 
 Address = tuple[str, int]
@@ -24,21 +24,21 @@ class Door(Protocol):
         """Takes no more requests, and ends when those under way are answered, after `grace` seconds at most."""
 
 
-def _rest(inference: Inference) -> Door:
+def _rest(entrance: Entrance) -> Door:
     from .rest import Rest  # only here: a server without this door need not load aiohttp
 
-    return Rest(inference)
+    return Rest(entrance)
 
 
 # By the name under which the port is announced.
-DOORS: Mapping[str, Callable[[Inference], Door]] = {"inference": Listener, "rest": _rest}
+DOORS: Mapping[str, Callable[[Entrance], Door]] = {"inference": Listener, "rest": _rest}
 
 
 class Doors:
     """The listeners that the settings ask for; all serve the same models and count into the same statistics."""
 
-    def __init__(self, inference: Inference) -> None:
-        self._inference = inference
+    def __init__(self, entrance: Entrance) -> None:
+        self._entrance = entrance
         self._open: list[Door] = []
         # What is announced, such as "inference on 127.0.0.1:8001", with a comma and a space before each.
         self.announced = ""
@@ -48,7 +48,7 @@ class Doors:
         for name, address in addresses.items():
             if address is not None:
                 host, port = address
-                door = DOORS[name](self._inference)
+                door = DOORS[name](self._entrance)
                 port = await door.start(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
                 self._open.append(door)
                 self.announced += f", {name} on {host}:{port}"

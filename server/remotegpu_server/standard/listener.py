@@ -7,10 +7,10 @@ from __future__ import annotations
 import grpc
 import grpc.aio
 
-from remotegpu import errors
+from remotegpu_server.tls import add_port
 
+from .entrance import Entrance
 from .health import add_health_and_reflection
-from .infer import Inference
 from .service import SERVICE, InferenceService
 
 # Bytes of a message around its tensors: names, shapes, parameters.
@@ -30,10 +30,11 @@ def calls_at_once(arena_size: int) -> int:
 class Listener:
     """Serves `inference.GRPCInferenceService`, health and reflection on one port."""
 
-    def __init__(self, inference: Inference) -> None:
-        gate = inference.gate
+    def __init__(self, entrance: Entrance) -> None:
+        gate = entrance.inference.gate
         calls = calls_at_once(gate.arena_size)
-        self._service = InferenceService(inference, calls)
+        self._tls = entrance.tls
+        self._service = InferenceService(entrance, calls)
         options = (
             # What is larger would not fit the arena: gRPC refuses it before it takes memory.
             ("grpc.max_receive_message_length", min(gate.arena_size + _ENVELOPE_ROOM, _INT32_MAX)),
@@ -49,12 +50,7 @@ class Listener:
 
     async def start(self, address: str) -> int:
         """Opens the port and returns its number. Raises ConfigurationError if it cannot be had."""
-        try:
-            port = self._server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise errors.ConfigurationError(
-                setting="--inference", why=f"{address} cannot be had; is another server there?"
-            ) from error
+        port = add_port(self._server, address, self._tls, "--inference")
         await self._server.start()
         return port
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import zlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,10 +19,13 @@ from aiohttp import web
 
 from remotegpu import errors
 from remotegpu.v1 import inference_pb2 as pb
-from remotegpu_server.gateway.identity import TENANT_KEY, number_of, tenant_of
+from remotegpu_server.gateway.identity import number_of
+from remotegpu_server.identity.provider import CREDENTIAL_LIMIT
+from remotegpu_server.tls import Tls
 
 from . import checks, config, rest_bodies, rest_tensors
-from .infer import Caller, Inference, Response
+from .entrance import Entrance
+from .infer import Caller, Response
 from .refusals import Refused, refused
 from .repository import RepositoryCalls
 from .rest_json import fields
@@ -36,8 +39,10 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 Method = Callable[[web.BaseRequest, Route], Awaitable[web.StreamResponse]]
 
 HEADER_SIZE = "Inference-Header-Content-Length"
+_UNAUTHORIZED = 401
 # By the names of gRPC statuses; all others are 400, as in Triton.
 _STATUS = {
+    "UNAUTHENTICATED": _UNAUTHORIZED,
     "NOT_FOUND": 404,
     "UNIMPLEMENTED": 501,
     "UNAVAILABLE": 503,
@@ -47,9 +52,13 @@ _STATUS = {
     "INTERNAL": 500,
     "UNKNOWN": 500,
 }
+# What load balancers ask is for everybody; the tenant of all else is kept with the request.
+_OPEN = frozenset({"live", "ready"})
+_TENANT = "remotegpu.tenant"
 # Connections at once; each takes some 20 KiB. One that has sent no whole header, or is idle, is closed after PATIENCE.
 _CONNECTIONS = 4096
 PATIENCE = 75.0
+_HANDSHAKE = 10.0
 # Requests that are read or run at once.
 _REQUESTS = 1024
 # Files come as text here, which is parsed, and for which all others wait meanwhile.
@@ -68,9 +77,10 @@ _COMPRESSED_LEAST = 512
 class Rest:
     """Serves the Open Inference Protocol over HTTP/1.1 on one port."""
 
-    def __init__(self, inference: Inference, patience: float = PATIENCE) -> None:
+    def __init__(self, entrance: Entrance, patience: float = PATIENCE) -> None:
         """`patience`: seconds until a connection without a request is closed."""
-        self._inference = inference
+        self._inference = inference = entrance.inference
+        self._callers, self._tls = entrance.callers, entrance.tls
         self._repository = RepositoryCalls(inference)
         self._limit = rest_bodies.Limit(inference.gate.arena_size, "the server's --arena")
         self._room = rest_bodies.Room(self._limit.size)
@@ -88,6 +98,7 @@ class Rest:
             keepalive_timeout=patience,
             lingering_time=_LINGERING,
             read_bufsize=_COPIED,
+            max_field_size=2 * CREDENTIAL_LIMIT,
             auto_decompress=False,  # it knows no limit
             access_log=None,
         )
@@ -112,7 +123,7 @@ class Rest:
         loop = asyncio.get_running_loop()
         try:
             self._listener = await loop.create_server(
-                self._connection, host.strip("[]"), int(port), backlog=_CONNECTIONS
+                self._connection, host.strip("[]"), int(port), backlog=_CONNECTIONS, **_secure(self._tls)
             )
         except OSError as error:
             raise errors.ConfigurationError(
@@ -153,6 +164,8 @@ class Rest:
             timer.cancel()
         try:
             found = route(request.method, request.rel_url.raw_path)
+            if found.action not in _OPEN:
+                request[_TENANT] = (await self._callers.identify(_lower(request.headers))).tenant
             response = await self._methods[found.action](request, found)
         except NoRoute as no_route:
             response = _failed(no_route.status, no_route.why)
@@ -346,9 +359,17 @@ def compressed(parts: list[Buffer], coding: str) -> bytes:
     return b"".join([*map(stream.compress, parts), stream.flush()])
 
 
+def _lower(headers: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    return ((name.lower(), value) for name, value in headers.items())
+
+
+def _secure(tls: Tls | None) -> dict[str, Any]:
+    return {} if tls is None else {"ssl": tls.context, "ssl_handshake_timeout": _HANDSHAKE}
+
+
 def _tenant(request: web.BaseRequest) -> str:
-    name = request.headers.get(TENANT_KEY)
-    return tenant_of(() if name is None else ((TENANT_KEY, name),))
+    tenant: str = request[_TENANT]
+    return tenant
 
 
 def _json(value: object) -> web.Response:
@@ -356,7 +377,10 @@ def _json(value: object) -> web.Response:
 
 
 def _refused(refusal: Refused) -> web.Response:
-    return _failed(_STATUS.get(refusal.code, 400), refusal.message)
+    response = _failed(_STATUS.get(refusal.code, 400), refusal.message)
+    if response.status == _UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
 
 
 def _failed(status: int, why: str) -> web.Response:

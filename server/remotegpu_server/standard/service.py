@@ -14,10 +14,12 @@ from google.protobuf.message import Message
 
 from remotegpu import errors, wire
 from remotegpu.v1 import inference_pb2 as pb
-from remotegpu_server.gateway.identity import number_of, tenant_of
+from remotegpu_server.gateway.identity import number_of
+from remotegpu_server.identity.provider import Identity
 
 from . import config
 from .calls import TEXT_LIMIT, InferCalls
+from .entrance import Entrance
 from .infer import Caller, Inference
 from .refusals import Refused, invalid, refused
 from .repository import RepositoryCalls
@@ -35,26 +37,28 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 class InferenceService:
     """Answers calls of `inference.GRPCInferenceService`."""
 
-    def __init__(self, inference: Inference, room: int) -> None:
+    def __init__(self, entrance: Entrance, room: int) -> None:
         """`room`: requests that all streams together may have under way."""
-        self._inference = inference
+        self._inference = inference = entrance.inference
+        self._callers = entrance.callers
         self._calls = InferCalls(inference)
         self._repository = RepositoryCalls(inference)
         self.streams = Streams(self._calls, room)
 
     def handler(self) -> grpc.GenericRpcHandler[bytes, bytes]:
         """For `grpc.aio.Server.add_generic_rpc_handlers`. Messages stay bytes: see `standard.wire`."""
+        unary = self._unary
         methods: dict[str, Handler] = {
-            "ServerLive": _unary(pb.ServerLiveRequest, self._server_live),
-            "ServerReady": _unary(pb.ServerReadyRequest, self._server_ready),
-            "ModelReady": _unary(pb.ModelReadyRequest, self._model_ready),
-            "ServerMetadata": _unary(pb.ServerMetadataRequest, self._server_metadata),
-            "ModelMetadata": _unary(pb.ModelMetadataRequest, self._model_metadata),
-            "ModelConfig": _unary(pb.ModelConfigRequest, self._model_config),
-            "ModelStatistics": _unary(pb.ModelStatisticsRequest, self._model_statistics),
-            "RepositoryIndex": _unary(pb.RepositoryIndexRequest, self._repository.index),
-            "RepositoryModelLoad": _unary(pb.RepositoryModelLoadRequest, self._repository.load, self._load_limit()),
-            "RepositoryModelUnload": _unary(pb.RepositoryModelUnloadRequest, self._repository.unload),
+            "ServerLive": _open(pb.ServerLiveRequest, self._server_live),
+            "ServerReady": _open(pb.ServerReadyRequest, self._server_ready),
+            "ModelReady": unary(pb.ModelReadyRequest, self._model_ready),
+            "ServerMetadata": unary(pb.ServerMetadataRequest, self._server_metadata),
+            "ModelMetadata": unary(pb.ModelMetadataRequest, self._model_metadata),
+            "ModelConfig": unary(pb.ModelConfigRequest, self._model_config),
+            "ModelStatistics": unary(pb.ModelStatisticsRequest, self._model_statistics),
+            "RepositoryIndex": unary(pb.RepositoryIndexRequest, self._repository.index),
+            "RepositoryModelLoad": unary(pb.RepositoryModelLoadRequest, self._repository.load, self._load_limit()),
+            "RepositoryModelUnload": unary(pb.RepositoryModelUnloadRequest, self._repository.unload),
             "ModelInfer": grpc.unary_unary_rpc_method_handler(self._model_infer),
             "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._model_stream_infer),
         }
@@ -64,10 +68,20 @@ class InferenceService:
         gate = self._inference.gate
         return sys.maxsize if gate.allow_uploads else _LIMIT
 
-    async def _server_live(self, _request: pb.ServerLiveRequest, _tenant: str) -> Message:
+    async def _caller(self, context: Context) -> Identity:
+        return await self._callers.identify(context.invocation_metadata() or ())
+
+    def _unary(self, kind: type[M], method: Callable[[M, str], Awaitable[Message]], limit: int = _LIMIT) -> Handler:
+        async def answer(request: bytes, context: Context) -> Message:
+            tenant = (await self._caller(context)).tenant
+            return await method(_parsed(kind, request, limit), tenant)
+
+        return _handler(answer)
+
+    async def _server_live(self, _request: pb.ServerLiveRequest) -> Message:
         return pb.ServerLiveResponse(live=True)
 
-    async def _server_ready(self, _request: pb.ServerReadyRequest, _tenant: str) -> Message:
+    async def _server_ready(self, _request: pb.ServerReadyRequest) -> Message:
         return pb.ServerReadyResponse(ready=not self._inference.gate.draining)
 
     async def _model_ready(self, request: pb.ModelReadyRequest, _tenant: str) -> Message:
@@ -96,7 +110,8 @@ class InferenceService:
 
     async def _model_infer(self, request: bytes, context: Context) -> bytes:
         try:
-            caller = Caller(_tenant(context), number_of(context.peer()), context.time_remaining())
+            identity = await self._caller(context)
+            caller = Caller(identity.tenant, number_of(context.peer()), context.time_remaining())
             return await self._calls.answer(request, caller)
         except Refused as refusal:
             await _abort(context, refusal)
@@ -106,7 +121,7 @@ class InferenceService:
 
     async def _model_stream_infer(self, _requests: AsyncIterator[bytes], context: Context) -> None:
         try:
-            await self.streams.serve(_tenant(context), context)
+            await self.streams.serve(await self._caller(context), context)
         except Refused as refusal:
             await _abort(context, refusal)
         except errors.Error as error:
@@ -131,12 +146,25 @@ def model_statistics(inference: Inference, name: str, version: str) -> pb.ModelS
     return message
 
 
-def _unary(kind: type[M], method: Callable[[M, str], Awaitable[Message]], limit: int = _LIMIT) -> Handler:
+def _open(kind: type[M], method: Callable[[M], Awaitable[Message]]) -> Handler:
+    """For everybody: what load balancers ask."""
+
+    async def answer(request: bytes, context: Context) -> Message:
+        return await method(_parsed(kind, request, _LIMIT))
+
+    return _handler(answer)
+
+
+def _parsed(kind: type[M], request: bytes, limit: int) -> M:
+    if len(request) > limit:  # others would wait while it is parsed
+        raise invalid(f"a request of {len(request)} bytes, at most {limit} are read")
+    return wire.parse(kind, request)
+
+
+def _handler(answer: Callable[[bytes, Context], Awaitable[Message]]) -> Handler:
     async def handle(request: bytes, context: Context) -> bytes:
         try:
-            if len(request) > limit:  # others would wait while it is parsed
-                raise invalid(f"a request of {len(request)} bytes, at most {limit} are read")
-            return (await method(wire.parse(kind, request), _tenant(context))).SerializeToString()
+            return (await answer(request, context)).SerializeToString()
         except Refused as refusal:
             await _abort(context, refusal)
         except errors.Error as error:
@@ -144,10 +172,6 @@ def _unary(kind: type[M], method: Callable[[M, str], Awaitable[Message]], limit:
         raise AssertionError("abort has raised")
 
     return grpc.unary_unary_rpc_method_handler(handle)
-
-
-def _tenant(context: Context) -> str:
-    return tenant_of(context.invocation_metadata() or ())
 
 
 async def _abort(context: Context, refusal: Refused) -> None:

@@ -3,18 +3,22 @@
 """ModelStreamInfer: many requests on one stream, answered in their order.
 
 Requests of a stream run beside each other. One that is refused is answered with an error, and the stream goes on. It
-ends when the caller has said so and has all replies, when the caller does not read, or when the server drains.
+ends when the caller has said so and has all replies, when the caller does not read, when its credential expires, or
+when the server drains.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 
 import grpc
 import grpc.aio
 
 from remotegpu import errors
 from remotegpu_server.gateway.identity import number_of
+from remotegpu_server.identity.provider import Identity
 
 from .calls import InferCalls
 from .infer import Caller
@@ -46,25 +50,33 @@ class Streams:
         for reader in self._readers:
             reader.cancel()
 
-    async def serve(self, tenant: str, context: Context) -> None:
+    async def serve(self, identity: Identity, context: Context) -> None:
         """Serves one stream until its end. Raises Refused when it is cut off, or when the server drains."""
         if len(self._readers) >= self._most:
             raise Refused("RESOURCE_EXHAUSTED", f"{self._most} streams are open already")
-        stream = _Stream(self._calls, self._room, tenant, context)
+        stream = _Stream(self._calls, self._room, identity.tenant, context)
         reader = asyncio.create_task(stream.read())
         # Not by the task itself: one that is cancelled before its first step never runs.
         reader.add_done_callback(lambda _: stream.no_more())
         self._readers.add(reader)
         if self._draining:
             reader.cancel()
+        expiry = None
+        if identity.expires < math.inf:
+            left = max(identity.expires - time.time(), 0.0)
+            expiry = asyncio.get_running_loop().call_later(left, reader.cancel)
         try:
             await stream.write()
         finally:
+            if expiry is not None:
+                expiry.cancel()
             reader.cancel()
             self._readers.discard(reader)
             await stream.end()
         if self._draining and not stream.ended:
             raise Refused("UNAVAILABLE", str(errors.Unavailable(why="it is draining before a stop")))
+        if time.time() >= identity.expires and not stream.ended:
+            raise Refused("UNAUTHENTICATED", str(errors.AuthError(why="it has expired")))
 
 
 class _Stream:
