@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ import grpc
 import numpy as np
 
 from benchmarks import models
-from remotegpu import Client
+from benchmarks.floors import Raw, served
+from remotegpu import Client, wire
 from remotegpu._version import __version__
 from remotegpu.local import LocalServer
 from remotegpu.v1 import compute_pb2
@@ -87,16 +89,40 @@ def large_tensor(client: Client, floor: grpc.Channel) -> dict[str, float]:
     return paired(naive, ours, 7, 7)
 
 
-def yolo(client: Client, repository: Path, threads: int) -> dict[str, float]:
-    """A YOLOv3-tiny-shaped network on one 416x416 picture, against ONNX Runtime in this process."""
+def yolo(client: Client, raw: Raw, repository: Path, threads: int) -> dict[str, dict[str, float]]:
+    """A YOLOv3-tiny-shaped network on one 416x416 picture, against ONNX Runtime in this process: alone, with the same
+    bytes there and back over plain gRPC beside it, and with a picture of bytes that is made real numbers by the side
+    that runs the network."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(repository / "yolov3_tiny" / "1" / "model.onnx", options)
     images = np.random.default_rng(0).random((1, 3, 416, 416), dtype=np.float32)
+    picture = np.random.default_rng(0).integers(0, 256, images.shape, dtype=np.uint8)
     model = client.model("yolov3_tiny")
-    return paired(lambda: session.run(None, {"images": images}), lambda: model(images), 5, 7)
+    answer = sum(output.nbytes for output in session.run(None, {"images": images}))
+
+    def local(images: Any) -> Any:
+        return session.run(None, {"images": images})
+
+    def local_and_wire() -> None:
+        local(images)
+        raw.exchange(wire.bytes_of(images), answer)
+
+    def program() -> Any:
+        with client.lease() as lease:
+            image = lease.xp.asarray(picture, copy=False)
+            outputs = lease.model("yolov3_tiny")(lease.xp.astype(image, lease.xp.float32) / 255)
+            return lease.finish(outputs["large"], outputs["small"])
+
+    for found, wanted in zip(program(), local(picture.astype(np.float32) / 255), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)
+    return {
+        "yolov3_tiny": paired(lambda: local(images), lambda: model(images), 5, 7),
+        "yolov3_tiny_wire": paired(local_and_wire, lambda: model(images), 5, 7),
+        "yolov3_tiny_uint8": paired(lambda: local(picture.astype(np.float32) / 255), program, 5, 7),
+    }
 
 
 def import_time() -> dict[str, float]:
@@ -142,6 +168,8 @@ ROWS = {
     "tiny_model": ("64x8 linear model, one call / echo through an empty worker", "<= 1.3"),
     "large_tensor": ("16 MiB out and back / naive protobuf echo", "<= 0.5"),
     "yolov3_tiny": ("YOLOv3-tiny-shaped model / ONNX Runtime in this process", ""),
+    "yolov3_tiny_wire": ("the same / that and its bytes there and back over raw gRPC", ""),
+    "yolov3_tiny_uint8": ("from a picture of uint8, in one program / NumPy and ONNX Runtime", ""),
     "import": ("import remotegpu, CPU time / bare interpreter", "+ 25 ms"),
 }
 
@@ -152,22 +180,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_models(Path(folder))
         server = LocalServer(["--gpus", gpus, "--models", folder])
-        floors = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.floors"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert floors.stdout is not None
         with (
             Client(server.url) as client,
-            grpc.insecure_channel(f"127.0.0.1:{int(floors.stdout.readline())}", _UNLIMITED) as floor,
+            served() as port,
+            grpc.insecure_channel(f"127.0.0.1:{port}", _UNLIMITED) as floor,
+            closing(Raw(port)) as raw,
         ):
             client.models()
             results = {
                 "import": import_time(),
                 "tiny_model": tiny_model(client, floor),
                 "large_tensor": large_tensor(client, floor),
-                "yolov3_tiny": yolo(client, Path(folder), len(os.sched_getaffinity(0))),
+                **yolo(client, raw, Path(folder), len(os.sched_getaffinity(0))),
             }
-        floors.communicate()
         server.stop()
     print(f"{'what / floor':64} {'floor ms':>9} {'ours ms':>9} {'ratio':>6}  aim")
     for name, (title, aim) in ROWS.items():

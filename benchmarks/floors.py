@@ -8,6 +8,11 @@
     Hop    unary, raw bytes: copied into shared memory, a record to a worker process and back, copied out
     HopStream  the same on a bidirectional stream that stays open
     Naive  unary, protobuf messages with a `bytes` field, as an ordinary service would do it
+and what gRPC itself does with a body in pieces, without a worker or shared memory, with the options of our own server:
+    Raw    a stream of pieces, collected and sent back when the caller has sent all; or instead, as many zeros as the
+           caller's metadata says
+    RawOpen  a stream that stays open, on which each message comes back at once
+    RawSink  a stream of pieces, answered with how many bytes came
 """
 
 from __future__ import annotations
@@ -17,16 +22,23 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 
+from remotegpu import channel, wire
 from remotegpu.v1 import compute_pb2
 from remotegpu_server import records
 from remotegpu_server.slabs import Arena
 
 ARENA = 64 * 1024 * 1024
+# Metadata of Raw: bytes of the answer, where it is not what was sent.
+ANSWER_KEY = "answer-bytes"
+_LIMIT = "grpc.max_receive_message_length"
 
 
 def worker(descriptor: int, request_arena: int, reply_arena: int) -> None:
@@ -93,20 +105,91 @@ async def naive(request: Any, _context: Any) -> Any:
     return compute_pb2.RunReply(body=request.body)
 
 
+async def raw(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+    """The pieces come back when all are there; or zeros in pieces of the same size."""
+    pieces = [piece async for piece in messages]
+    size = int(dict(context.invocation_metadata()).get(ANSWER_KEY, 0))
+    for piece in [bytes(min(wire.CHUNK, size - start)) for start in range(0, size, wire.CHUNK)] or pieces:
+        yield piece
+
+
+async def raw_open(messages: AsyncIterator[bytes], _context: Any) -> AsyncIterator[bytes]:
+    """Each message comes back at once."""
+    async for message in messages:
+        yield message
+
+
+async def raw_sink(messages: AsyncIterator[bytes], _context: Any) -> bytes:
+    """Counts."""
+    size = 0
+    async for piece in messages:
+        size += len(piece)
+    return size.to_bytes(8, "little")
+
+
+class Raw:
+    """A client of the raw floors, with the options of our own client's connections."""
+
+    def __init__(self, port: int) -> None:
+        options = channel.options(channel.CONNECT_PATIENCE)
+        made: Any = grpc.insecure_channel(f"127.0.0.1:{port}", options=options)
+        self.channel = made
+        self._raw = self.channel.stream_stream("/floor.Floor/Raw")
+        self._sink = self.channel.stream_unary("/floor.Floor/RawSink")
+
+    def exchange(self, data: memoryview, answer: int | None = None) -> bytearray:
+        """Sends the bytes in pieces; receives them again, or (`answer`) that many zeros, into memory of its own."""
+        metadata = None if answer is None else ((ANSWER_KEY, str(answer)),)
+        received, end = bytearray(len(data) if answer is None else answer), 0
+        for piece in self._raw(_pieces(data), metadata=metadata):
+            received[end : end + len(piece)] = piece
+            end += len(piece)
+        assert end == len(received)
+        return received
+
+    def sink(self, data: memoryview) -> None:
+        """Sends the bytes in pieces."""
+        assert int.from_bytes(self._sink(_pieces(data)), "little") == len(data)
+
+    def close(self) -> None:
+        self.channel.close()
+
+
+def _pieces(data: memoryview) -> Iterator[bytes]:
+    return (bytes(data[start : start + wire.CHUNK]) for start in range(0, len(data), wire.CHUNK))
+
+
+@contextmanager
+def served() -> Iterator[int]:
+    """The port of the floors, in a process of their own."""
+    command = [sys.executable, "-m", "benchmarks.floors"]
+    root = Path(__file__).resolve().parents[1]
+    process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield int(process.stdout.readline())
+    finally:
+        process.communicate()
+
+
+def _options() -> Sequence[tuple[str, int]]:
+    """Those of our own server, but for the limit of a message: unary echoes send 16 MiB in one."""
+    from remotegpu_server.daemon import _OPTIONS
+
+    return [(_LIMIT, -1), *(option for option in _OPTIONS if option[0] != _LIMIT)]
+
+
 async def main() -> None:
     """Serves until standard input ends."""
     hop = Hop()
-    server = grpc.aio.server(
-        options=[
-            ("grpc.max_receive_message_length", -1),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.http2.lookahead_bytes", 4 * 1024 * 1024),
-        ]
-    )
+    server = grpc.aio.server(options=_options())
     handlers = {
         "Echo": grpc.unary_unary_rpc_method_handler(echo),
         "Hop": grpc.unary_unary_rpc_method_handler(hop.echo),
         "HopStream": grpc.stream_stream_rpc_method_handler(hop.stream),
+        "Raw": grpc.stream_stream_rpc_method_handler(raw),
+        "RawOpen": grpc.stream_stream_rpc_method_handler(raw_open),
+        "RawSink": grpc.stream_unary_rpc_method_handler(raw_sink),
         "Sink": grpc.unary_unary_rpc_method_handler(sink),
         "Naive": grpc.unary_unary_rpc_method_handler(
             naive,

@@ -4,7 +4,8 @@
 
 `python -m benchmarks.serving --rounds 9 --peers flight,tcp,triton`: a call of a tiny model (float32 [1, 64] to [1, 8])
 and 16 MiB there and back through an identity model, one caller. The floors are gRPC
-echoes through an empty worker process: unary, and on an open stream.
+echoes through an empty worker process: unary, and on an open stream; and gRPC alone, with the pieces and the options
+of our own client and server, but neither worker nor shared memory: what is left above it is ours.
 
 Each peer runs alone beside our server, in rounds: floors, our own door, our standard door, the peer. A ratio is that of
 the medians within one round, and what counts is its median over the rounds, since machines drift. A peer that does not
@@ -17,7 +18,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import models
+from benchmarks import floors, models
 from benchmarks.calls import RESULTS, environment
 from benchmarks.peers.peer import ROOT, NotRun, Peer, Running, What, free_port
 from benchmarks.peers.peers import PEERS
@@ -39,6 +39,7 @@ OURS = "own"
 _TITLES = {
     "stream": "floor: gRPC echo on an open stream, empty worker",
     "unary": "floor: gRPC echo, unary, empty worker",
+    "raw": "floor: raw gRPC stream, same pieces",
     OURS: "remotegpu, own client",
     "standard": "remotegpu, tritonclient at the standard door",
 }
@@ -111,18 +112,6 @@ def write_models(root: Path) -> None:
 
 
 @contextmanager
-def _floors() -> Iterator[int]:
-    """The port of the floors."""
-    command = [sys.executable, "-m", "benchmarks.floors"]
-    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield int(process.stdout.readline())
-    finally:
-        process.communicate()
-
-
-@contextmanager
 def _started(folder: Path, rounds: int, peers_folder: Path) -> Iterator[Bench]:
     """Our server, the floors, and a client of each door."""
     write_models(folder)
@@ -131,8 +120,8 @@ def _started(folder: Path, rounds: int, peers_folder: Path) -> Iterator[Bench]:
         arguments = ["--gpus", "cpu", "--models", str(folder), "--inference", f"127.0.0.1:{standard}"]
         server = LocalServer(arguments)
         stack.callback(server.stop)
-        floors = stack.enter_context(_floors())
-        ports = {"stream": floors, "unary": floors, OURS: server.port, "standard": standard}
+        port = stack.enter_context(floors.served())
+        ports = {"stream": port, "unary": port, "raw": port, OURS: server.port, "standard": standard}
         own: dict[str, Running] = {}
         not_run: dict[str, str] = {}
         for door, port in ports.items():

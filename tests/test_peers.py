@@ -8,14 +8,16 @@ import importlib.util
 import json
 import os
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from benchmarks import serving
+from benchmarks import floors, serving
 from benchmarks.peers import triton
 from benchmarks.peers.peer import NotRun, Peer, Running
 from benchmarks.peers.peers import PEERS
+from remotegpu import wire
 
 READY = "import json, sys\nprint('a library says hello')\nprint(json.dumps({'ready': True}), flush=True)\n"
 
@@ -103,3 +105,16 @@ def test_an_unknown_peer_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         serving.main(["--peers", "tcp,nobody"])
     assert "no peer nobody; there are: flight, tcp" in capsys.readouterr().err
+
+
+def test_the_raw_floors_carry_what_they_are_given() -> None:
+    data = memoryview(bytes(range(256)) * 9000)  # three pieces, the last of them short
+    with floors.served() as port, closing(floors.Raw(port)) as raw:
+        assert raw.exchange(data) == data
+        assert raw.exchange(data, 10) == bytes(10)
+        assert raw.exchange(data[:1], 2 * wire.CHUNK + 1) == bytes(2 * wire.CHUNK + 1)
+        raw.sink(data)
+        with Running("raw") as running:
+            command = [sys.executable, "-m", "benchmarks.peers.own_calls", "call", str(port), "raw"]
+            running.connect(command, os.environ)  # it checks what comes back
+            assert 0 < running.measure("tiny", 3) < 1

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our own clients, timed as those of the peers are: `python -m benchmarks.peers.own_calls call PORT DOOR`.
 
-DOOR is `own` (the package's client), `standard` (tritonclient at the standard door), `unary` or `stream` (the floors).
+DOOR is `own` (the package's client), `standard` (tritonclient at the standard door), or a floor: `unary` or `stream`
+(through an empty worker), `raw` (gRPC alone).
 """
 
 from __future__ import annotations
@@ -56,25 +57,43 @@ class _UnaryFloor:
     large = tiny
 
 
+class _OpenStream:
+    """Messages one after the other on a stream that stays open."""
+
+    def __init__(self, channel: Any, method: str) -> None:
+        self._requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._replies = channel.stream_stream(f"/floor.Floor/{method}")(self._messages())
+
+    def _messages(self) -> Iterator[bytes]:
+        while True:
+            yield self._requests.get()
+
+    def echo(self, x: Any) -> Any:
+        self._requests.put(x.tobytes())
+        return np.frombuffer(next(self._replies), np.float32)
+
+
 class _StreamFloor:
     """The same on a stream that stays open."""
 
     def __init__(self, port: int) -> None:
         import grpc
 
-        self._requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        channel: Any = grpc.insecure_channel(f"127.0.0.1:{port}", _UNLIMITED)
-        self._replies = channel.stream_stream("/floor.Floor/HopStream")(self._messages())
+        stream = _OpenStream(grpc.insecure_channel(f"127.0.0.1:{port}", _UNLIMITED), "HopStream")
+        self.tiny = self.large = stream.echo
 
-    def _messages(self) -> Iterator[bytes]:
-        while True:
-            yield self._requests.get()
 
-    def tiny(self, x: Any) -> Any:
-        self._requests.put(x.tobytes())
-        return np.frombuffer(next(self._replies), np.float32)
+class _RawFloor:
+    """gRPC alone: what is small on an open stream, what is large in the pieces that our client sends."""
 
-    large = tiny
+    def __init__(self, port: int) -> None:
+        from benchmarks.floors import Raw
+
+        self._raw = Raw(port)
+        self.tiny = _OpenStream(self._raw.channel, "RawOpen").echo
+
+    def large(self, x: Any) -> Any:
+        return np.frombuffer(self._raw.exchange(memoryview(x).cast("B")), np.float32)
 
 
 DOORS: dict[str, caller.Connect] = {
@@ -82,6 +101,7 @@ DOORS: dict[str, caller.Connect] = {
     "standard": TritonCalls,
     "unary": _UnaryFloor,
     "stream": _StreamFloor,
+    "raw": _RawFloor,
 }
 
 if __name__ == "__main__":
