@@ -1,16 +1,13 @@
 # SPDX-FileCopyrightText: 2026 The remotegpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""`remotegpu bench` against a real server through its doors, and its load loop with calls of the test's own."""
+"""`remotegpu bench` against a real server through its doors."""
 
 from __future__ import annotations
 
 import itertools
 import json
-import os
-import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +16,11 @@ import numpy as np
 import pytest
 
 from remotegpu import cli, errors
-from remotegpu.cli.bench import inputs, load, oip_tensors, outcome, plot
+from remotegpu.cli.bench import inputs, load, mismatch, oip_tensors, outcome, own_door, plot
 from remotegpu.cli.bench.inputs import Choice, Tensor
 from remotegpu.cli.bench.load import Amount
 from remotegpu.cli.bench.oip_grpc import infer_request
+from remotegpu.cli.bench.targets import Address
 from remotegpu.local import LocalServer
 from remotegpu.v1 import inference_pb2
 
@@ -96,16 +94,43 @@ def test_a_person_gets_a_table_and_histograms(bench: Bench, doors: dict[str, tup
 @pytest.mark.parametrize(
     ("door", "kind"), [("own", "InvalidInput"), ("grpc", "INVALID_ARGUMENT"), ("rest", "HTTP 400")]
 )
-def test_failed_calls_are_counted_by_kind(
+def test_nothing_is_measured_if_every_call_of_the_warm_up_fails(
     bench: Bench, doors: dict[str, tuple[str, ...]], door: str, kind: str
 ) -> None:
-    code, out, _ = bench("linear", *doors[door], *QUICK, "--json", "--shape", "x:1,63")
+    code, out, err = bench("linear", *doors[door], *QUICK, "--json", "--shape", "x:1,63")
+    (run,) = json.loads(out)["runs"]
     assert code == 1
-    for run in json.loads(out)["runs"]:
-        assert (run["calls"], run["failed"], run["calls_per_second"], run["latency_ns"]) == (0, 20, 0.0, None)
-        assert run["errors"][kind]["count"] == 20
-        assert "63" in run["errors"][kind]["first"]
-        assert run["warm_up_errors"][kind]["count"] >= run["concurrency"]
+    assert (run["concurrency"], run["calls"], run["failed"], run["latency_ns"]) == (1, 0, 0, None)
+    assert run["warm_up_errors"][kind]["count"] == 1
+    assert "63" in run["warm_up_errors"][kind]["first"]
+    assert "the one call of the warm-up failed, so nothing was measured: 1 × " + kind in err
+    assert (bench("linear", *doors[door], *QUICK, "--shape", "x:1,63")[:2]) == (1, ""), (
+        "for a person, the sentence only"
+    )
+
+
+def test_failed_calls_are_counted_by_kind_and_back_off(
+    bench: Bench, doors: dict[str, tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = own_door.OwnTarget.call
+
+    def breaks(self: own_door.OwnTarget, given: Any) -> Callable[[], object]:
+        call, calls = one(self, given), itertools.count()
+
+        def answered_once() -> object:
+            if next(calls):
+                raise errors.Unavailable(why="it is draining")
+            return call()
+
+        return answered_once
+
+    monkeypatch.setattr(own_door.OwnTarget, "call", breaks)
+    arguments = ("--requests", "4", "--warm-up", "0", "--json")
+    code, out, _ = bench("linear", *doors["own"], *arguments)
+    (run,) = json.loads(out)["runs"]
+    assert (code, run["calls"], run["failed"], run["calls_per_second"]) == (1, 0, 4, 0.0)
+    assert run["errors"] == {"Unavailable": {"count": 4, "first": str(errors.Unavailable(why="it is draining"))}}
+    assert run["seconds"] >= 0.05 + 0.1 + 0.2
 
 
 @pytest.mark.parametrize(("door", "code"), [("own", 2), ("grpc", 1), ("rest", 1)])
@@ -163,6 +188,36 @@ def test_servers_and_options_that_do_not_do(bench: Bench, arguments: tuple[str, 
 
 
 @pytest.mark.parametrize(
+    ("scheme", "door", "options", "told"),
+    [
+        ("grpc", "own", ("--protocol", "oip"), "a gRPC server answers at {}, but it does not know the Open Inference"),
+        ("grpc", "grpc", (), "a gRPC server answers at {}, but it is not remotegpu-server's own port"),
+        ("grpc", "rest", (), "an HTTP server answers at {}, not one of gRPC: write http://{}"),
+        ("grpc", "rest", ("--protocol", "oip"), "an HTTP server answers at {}, not one of gRPC: write http://{}"),
+        ("http", "grpc", (), "a server answers at {}, but not in HTTP/1.1: if it is one of gRPC, write grpc://{}"),
+    ],
+)
+def test_a_server_of_another_protocol_is_told(
+    bench: Bench, doors: dict[str, tuple[str, ...]], scheme: str, door: str, options: tuple[str, ...], told: str
+) -> None:
+    target = doors[door][1].partition("://")[2]
+    code, out, err = bench("linear", "--url", f"{scheme}://{target}", "--timeout", "1", *options)
+    assert (code, out) == (2, "")
+    assert told.replace("{}", target) in err
+
+
+def test_a_page_is_no_server_of_the_protocol() -> None:
+    address = Address("http://here:80", "oip", "m", "", "", 1.0, 1.0)
+    for error in (
+        errors.UnknownRemoteError(kind="HTTP 404", why="<!DOCTYPE HTML>"),
+        errors.ProtocolError(what="/v2/models/m is not JSON: Expecting value"),
+    ):
+        assert "an HTTP server answers at here:80, but it does not know" in mismatch.explained(error, address)
+    unknown = errors.UnknownRemoteError(kind="HTTP 404", why='{"error": "unknown model"}')
+    assert mismatch.explained(unknown, address) == ""
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         ("--concurrency", "0"),
@@ -194,69 +249,6 @@ def test_without_rich_only_json_is_printed(doors: dict[str, tuple[str, ...]]) ->
     assert (done.returncode, done.stderr) == (0, "")
 
 
-# The load loop.
-
-
-def quiet(share: float, rate: float, failed: int) -> None:
-    assert 0 <= share <= 1
-    assert rate >= 0
-    assert failed >= 0
-
-
-def test_slots_share_the_requests_and_run_at_once() -> None:
-    together, made = threading.Barrier(3), itertools.count()
-
-    def call() -> None:
-        together.wait(10)  # only passed if all three slots are in a call
-        next(made)
-
-    level = load.run([call] * 3, Amount(0.0, 30, 0.0), quiet)
-    assert level.outcome.latencies.count == 30
-    assert next(made) == 33, "and one call of each slot in the warm-up"
-    assert not level.interrupted
-
-
-def test_a_duration_ends_it() -> None:
-    pause = threading.Event()
-    level = load.run([lambda: pause.wait(0.02)], Amount(0.3, 0, 0.0), quiet)
-    assert 1 <= level.outcome.latencies.count <= 15
-    assert level.seconds >= 0.3
-    assert level.outcome.latencies.least >= 0.02 * 1e9
-
-
-def test_a_bug_is_raised_and_not_counted() -> None:
-    calls = itertools.count()
-
-    def call() -> None:
-        if next(calls) == 5:
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        load.run([call, call], Amount(30.0, 0, 0.0), quiet)
-
-
-@pytest.mark.parametrize("warm_up", [0.0, 30.0])
-def test_an_interrupt_gives_what_was_measured(warm_up: float) -> None:
-    calls, ended, waiting = itertools.count(), threading.Event(), threading.Event()
-
-    def call() -> None:
-        if next(calls) == 50:
-            waiting.wait(10)
-            os.kill(os.getpid(), signal.SIGINT)
-        ended.wait(0.001)
-
-    level = load.run([call, call], Amount(30.0, 0, warm_up), lambda *_: waiting.set())
-    assert level.interrupted
-    for slot in threading.enumerate():
-        if isinstance(slot, load._Slot):
-            slot.join(5)
-            assert not slot.is_alive(), "nobody goes on calling"
-    if warm_up:
-        assert (level.outcome.latencies.count, level.seconds) == (0, 0.0)
-    else:
-        assert level.outcome.latencies.count >= 40
-
-
 def test_an_interrupted_command_prints_what_it_has(
     bench: Bench, doors: dict[str, tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,37 +265,6 @@ def test_an_interrupted_command_prints_what_it_has(
     assert "latencies of 3 callers" not in out, "the next concurrency is not begun"
 
 
-def test_a_call_that_outlives_the_interrupt_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "INTERRUPT_PATIENCE", 0.1)
-    calls, late, waiting = itertools.count(), threading.Event(), threading.Event()
-
-    def call() -> None:
-        if next(calls) == 4:
-            waiting.wait(10)
-            os.kill(os.getpid(), signal.SIGINT)
-            late.wait(10)
-
-    level = load.run([call], Amount(30.0, 0, 0.0), lambda *_: waiting.set())
-    late.set()
-    (slot,) = (thread for thread in threading.enumerate() if isinstance(thread, load._Slot))
-    slot.join(5)
-    assert not slot.is_alive()
-    assert level.outcome.latencies.count == 3, "one of four calls was the warm-up's"
-
-
-def test_failures_merge_by_kind() -> None:
-    one, two = outcome.Outcome(), outcome.Outcome()
-    one.fail(errors.Unavailable(why="first"))
-    two.fail(errors.Unavailable(why="second"))
-    two.fail(errors.UnknownRemoteError(kind="NOT_FOUND", why="gone"))
-    two.fail(errors.Unavailable(why="third"), warm_up=True)
-    one.merge(two)
-    assert {kind: found.count for kind, found in one.failures.items()} == {"Unavailable": 2, "NOT_FOUND": 1}
-    assert "first" in one.failures["Unavailable"].first
-    assert one.failed == 3
-    assert one.warm_up_failures["Unavailable"].count == 1
-
-
 # Inputs.
 
 
@@ -318,6 +279,7 @@ def test_random_inputs_fit_the_signature_and_repeat() -> None:
         assert 0.9 * greatest <= abs(made).max() <= greatest
         assert (inputs.arrays(tensor(dtype, None, 500), Choice({}, 4, 1, None))["x"] == made).all()
         assert (inputs.arrays(tensor(dtype, None, 500), Choice({}, 4, 2, None))["x"] != made).any()
+    assert inputs.arrays(tensor("f4", None, None), Choice({"x": (8, 2)}, 8, 0, None))["x"].shape == (8, 2)
     strings = inputs.arrays(tensor(object, None, 2), NOWHERE)["x"]
     assert [type(item) for item in strings.reshape(-1)] == [bytes, bytes]
     assert inputs.arrays(tensor("f4"), NOWHERE)["x"].shape == ()
@@ -329,6 +291,8 @@ def test_random_inputs_fit_the_signature_and_repeat() -> None:
         ((None, None), NOWHERE, "give --shape x:1,\\?"),
         ((2, 3), Choice({}, 4, 0, None), "--batch: input 'x' has the fixed shape"),
         ((2,), Choice({"y": (1,)}, 0, 0, None), "no input 'y'; it has: x"),
+        ((None, None), Choice({"x": (1, 64)}, 8, 0, None), "--batch: --shape x:1,64 has another first size than 8"),
+        ((None, None), Choice({"x": ()}, 8, 0, None), "--batch: --shape x: has another first size than 8"),
         ((2**20, 2**20), NOWHERE, "would have 4398046511104 bytes"),
     ],
 )

@@ -150,15 +150,6 @@ def test_files_that_cannot_be_served_say_why(caller: Client, version: str, why: 
     assert caller.model("broken")(np.ones(1, np.float32))["y"] == 1
 
 
-def test_a_server_does_not_start_with_a_model_that_cannot_be_served(tmp_path: Path) -> None:
-    write(tmp_path, "broken", 1, identity(FLOAT, [1], ir_version=99))
-    with pytest.raises(errors.ConfigurationError, match=r"model broken:1 cannot be served: its file has IR version 99"):
-        LocalServer(["--gpus", "cpu", "--models", str(tmp_path), "--arena", "16MiB"])
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(errors.ConfigurationError, match=r"empty: no <version>/model\.onnx in it"):
-        LocalServer(["--gpus", "cpu", "--models", str(tmp_path), "--arena", "16MiB"])
-
-
 def test_load_unload_and_aliases(caller: Client, root: Path) -> None:
     for version in (1, 2):
         write(root, "changed", version, scale(version))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -58,18 +59,24 @@ def test_finds_versions_in_the_order_of_numbers_with_sizes_and_aliases(tmp_path:
         ("a", ["x1"], "no <version>/model.onnx"),
     ],
 )
-def test_refuses_what_it_cannot_serve(tmp_path: Path, name: str, made: list[str], why: str) -> None:
+def test_what_it_cannot_serve_is_a_problem_of_that_model_alone(
+    tmp_path: Path, name: str, made: list[str], why: str
+) -> None:
     (tmp_path / name).mkdir()
     versions(tmp_path, name, *made)
-    with pytest.raises(ValueError, match=why):
-        repository.scan(tmp_path)
+    versions(tmp_path, "good", "1")
+    found = repository.scan(tmp_path)
+    assert (list(found.entries), list(found.aliases), list(found.problems)) == (["good"], ["good"], [name])
+    assert f"{tmp_path / name}" in found.problems[name]
+    assert why in found.problems[name]
+    with pytest.raises(ValueError, match=re.escape(why)):
+        repository.scan_model(tmp_path / name)
 
 
-def test_refuses_a_version_without_a_file(tmp_path: Path) -> None:
+def test_a_version_without_a_file_is_told(tmp_path: Path) -> None:
     versions(tmp_path, "a", "1")
     (tmp_path / "a" / "2").mkdir()
-    with pytest.raises(ValueError, match=r"a/2: no model\.onnx in it"):
-        repository.scan(tmp_path)
+    assert "a/2: no model.onnx in it" in repository.scan(tmp_path).problems["a"]
 
 
 @pytest.mark.parametrize(
@@ -84,8 +91,7 @@ def test_refuses_a_version_without_a_file(tmp_path: Path) -> None:
 )
 def test_refuses_aliases_that_lead_nowhere(tmp_path: Path, text: str, why: str) -> None:
     (versions(tmp_path, "a", "1", "2") / "aliases.toml").write_text(text)
-    with pytest.raises(ValueError, match=why):
-        repository.scan(tmp_path)
+    assert why in repository.scan(tmp_path).problems["a"]
 
 
 @pytest.mark.parametrize("name", ["..", ".", "a/b", "", "a\n", "a\0", "/etc"])

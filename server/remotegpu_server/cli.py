@@ -37,8 +37,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Shares the GPUs of this machine: array programs and ONNX models, one round trip each.",
         epilog="Each option may also be given as an environment variable: REMOTEGPU_SERVER_LISTEN, _GPUS, _MODELS, "
         "_SLOTS, _POLICY, _QUEUE, _TENANTS, _ARENA, _MAX_BATCH, _MAX_DELAY, _SESSIONS, _MODEL_MEMORY, "
-        "_PROVIDER_OPTION, _SESSION_OPTION, _INFERENCE, _REST, _STORE, _STORE_SIZE, _FETCH_HOSTS, _ALLOW_UPLOADS=1, "
-        "_INSECURE=1.",
+        "_PROVIDER_OPTION, _SESSION_OPTION, _INFERENCE, _REST, _STORE, _STORE_SIZE, _FETCH_HOSTS, _TLS_CERT, "
+        "_TLS_KEY, _IDENTITY, _ALLOW_UPLOADS=1, _INSECURE=1.",
     )
     parser.add_argument("--gpus", help='which devices: "0", "0,1", "all", "cpu", "cpu:4" (default: all GPUs, else cpu)')
     parser.add_argument("--listen", metavar="HOST:PORT", help=f"default {server_settings.DEFAULT_LISTEN}; port 0: any")
@@ -46,7 +46,14 @@ def _parser() -> argparse.ArgumentParser:
         "--inference", metavar="HOST:PORT", help="serve the Open Inference Protocol over gRPC there (default: nowhere)"
     )
     parser.add_argument("--rest", metavar="HOST:PORT", help="the same over HTTP/JSON (default: nowhere)")
-    parser.add_argument("--insecure", action="store_true", help="allow other addresses than loopback without TLS")
+    parser.add_argument("--tls-cert", metavar="FILE", help="PEM certificate (and its chain) of all listeners")
+    parser.add_argument("--tls-key", metavar="FILE", help="its PEM key")
+    parser.add_argument(
+        "--identity", metavar="FILE", help="TOML file of who is let in: issuers, roles, tokens (default: everybody)"
+    )
+    parser.add_argument(
+        "--insecure", action="store_true", help="allow other addresses than loopback without TLS or without identity"
+    )
     parser.add_argument(
         "--models",
         metavar="DIR",

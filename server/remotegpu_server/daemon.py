@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -25,17 +26,21 @@ from remotegpu_server.devices.sensors import Sensors, sensors_of
 from remotegpu_server.gateway.attachments import Sources
 from remotegpu_server.gateway.bounds import CALL_LIMIT, MESSAGE_LIMIT
 from remotegpu_server.gateway.call import Gate
+from remotegpu_server.gateway.identity import Declared
 from remotegpu_server.gateway.leases import Leases
 from remotegpu_server.gateway.models import ModelRegistry
 from remotegpu_server.gateway.service import Gateway
 from remotegpu_server.gateway.shared import SharedSlots
 from remotegpu_server.gateway.stream import Streams
+from remotegpu_server.identity.provider import IdentityProvider
 from remotegpu_server.standard.doors import Doors
+from remotegpu_server.standard.entrance import Entrance
 from remotegpu_server.standard.health import add_health_and_reflection
 from remotegpu_server.standard.infer import Inference
 from remotegpu_server.supervisor.worker import DeviceSpec, DeviceWorker, WorkerOptions
 
 from .settings import Settings
+from .tls import Tls, add_port
 
 logger = logging.getLogger("remotegpu.daemon")
 
@@ -59,6 +64,8 @@ class Daemon:
 
     def __init__(self, settings: Settings, devices: Sequence[DeviceSpec], sensors: Sensors | None = None) -> None:
         self._settings = settings
+        self._tls = Tls.of(settings.tls_cert, settings.tls_key)
+        self._callers = _callers(settings.identity)
         self._quotas = quotas.read(settings.tenants)
         cores = len(os.sched_getaffinity(0))
         self._models = ModelRegistry(settings.models)
@@ -166,6 +173,7 @@ class Daemon:
                 worker.stop()
             self._models.close()
             await self._sources.close()
+            await self._callers.close()
 
     async def _serve(self) -> tuple[grpc.aio.Server, int]:
         devices = [
@@ -180,6 +188,7 @@ class Daemon:
             default_quota=self._quotas.default,
         )
         leases = Leases(pure, self._workers)
+        leases.model_number = self._models.number_of
         self._gate = Gate(
             leases,
             SharedSlots(leases, len(self._workers), self._settings.queue),
@@ -191,7 +200,7 @@ class Daemon:
             allow_uploads=self._settings.allow_uploads,
         )
         server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=CALL_LIMIT)
-        gateway = Gateway(self._gate)
+        gateway = Gateway(self._gate, self._callers)
         self._streams = gateway.streams
         server.add_generic_rpc_handlers(tuple(gateway.handlers()))
         modules = (compute_pb2, scheduler_pb2, repository_pb2)
@@ -199,15 +208,15 @@ class Daemon:
         add_health_and_reflection(server, services, self._gate.stopping)
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         address = f"{host}:{self._settings.port}"
-        try:
-            port = server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise errors.ConfigurationError(
-                setting="--listen", why=f"{address} cannot be had; is another server there?"
-            ) from error
+        port = add_port(server, address, self._tls, "--listen")
         await server.start()
-        self._doors = Doors(Inference(self._gate))
-        await self._doors.open({"inference": self._settings.inference, "rest": self._settings.rest})
+        self._doors = Doors(Entrance(Inference(self._gate), self._callers, self._tls))
+        try:
+            await self._doors.open({"inference": self._settings.inference, "rest": self._settings.rest})
+        except BaseException:
+            # What is left running complains, in gRPC's words, when the process ends.
+            await asyncio.gather(server.stop(0), self._doors.close(0))
+            raise
         return server, port
 
     async def _drain(self, server: grpc.aio.Server) -> None:
@@ -224,6 +233,14 @@ class Daemon:
         until = loop.time() + DRAIN
         await streams.drain(DRAIN)
         await server.stop(max(until - loop.time(), 0.1))
+
+
+def _callers(file: Path | None) -> IdentityProvider:
+    if file is None:
+        return Declared()
+    from remotegpu_server.identity.assembly import verified  # only here: most servers need no HTTP client for it
+
+    return verified(file, os.environ)
 
 
 def run(

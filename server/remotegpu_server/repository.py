@@ -44,10 +44,12 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """What a folder has: entries by name and version, and per name the aliases with the version of each."""
+    """What a folder has: entries by name and version, and per name the aliases with the version of each; and by the
+    folder's name why a model cannot be served."""
 
     entries: Mapping[str, Mapping[str, Entry]] = field(default_factory=dict)
     aliases: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    problems: Mapping[str, str] = field(default_factory=dict)
 
 
 def is_name(text: str) -> bool:
@@ -72,21 +74,28 @@ def split(reference: str) -> tuple[str, str]:
 
 
 def scan(folder: Path) -> Repository:
-    """What the folder has now. Reads names, sizes and aliases, no model.
+    """What the folder has now. Reads names, sizes and aliases, no model. What `scan_model` refuses is a problem of that
+    model alone.
 
-    Raises ValueError, which names the path, for a model without a version, a name or version that cannot be served, and
-    aliases that are unreadable or name a version that is not there; OSError for a folder that cannot be read."""
+    Raises OSError for a folder that cannot be read."""
     entries: dict[str, dict[str, Entry]] = {}
     aliases: dict[str, dict[str, str]] = {}
+    problems: dict[str, str] = {}
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or not path.is_dir():
             continue
-        entries[path.name], aliases[path.name] = scan_model(path)
-    return Repository(entries, aliases)
+        try:
+            entries[path.name], aliases[path.name] = scan_model(path)
+        except (ValueError, OSError) as error:
+            problems[path.name] = str(error)
+    return Repository(entries, aliases, problems)
 
 
 def scan_model(folder: Path) -> tuple[dict[str, Entry], dict[str, str]]:
-    """The versions, ascending, and the aliases of one model. Raises as `scan`."""
+    """The versions, ascending, and the aliases of one model.
+
+    Raises ValueError, which names the path, for a model without a version, a name or version that cannot be served, and
+    aliases that are unreadable or name a version that is not there; OSError for a folder that cannot be read."""
     if not is_name(folder.name):
         raise ValueError(f"{folder}: a model's name is {NAMES}")
     if not folder.is_dir():

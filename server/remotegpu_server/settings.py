@@ -60,6 +60,11 @@ class Settings:
     store_size: int = DEFAULT_STORE_SIZE
     # From where files may be fetched: names of hosts, and ".suffixes".
     fetch_hosts: tuple[str, ...] = ()
+    # The certificate of all listeners and its key; None: no TLS.
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    # Who is let in; None: everybody.
+    identity: Path | None = None
 
 
 def parse_size(text: str, setting: str) -> int:
@@ -70,17 +75,33 @@ def parse_size(text: str, setting: str) -> int:
     return int(match.group(1)) * _UNITS[match.group(2)]
 
 
-def _address(text: str, insecure: bool, setting: str = "--listen") -> tuple[str, int]:
+@dataclass(frozen=True, slots=True)
+class _Protection:
+    tls: bool
+    identity: bool
+    insecure: bool
+
+    def lacks(self) -> str:
+        """What a listener that can be reached from outside lacks; empty for nothing."""
+        if self.identity and not self.tls:
+            return "callers' credentials would travel in clear: add --tls-cert and --tls-key, or listen on 127.0.0.1"
+        if self.insecure or self.tls:
+            ok = self.insecure or self.identity
+            return "" if ok else "everybody may use the devices: add --identity, or --insecure if that is meant"
+        return (
+            "this server has neither encryption (--tls-cert) nor identity (--identity): listen on 127.0.0.1, or add "
+            "--insecure if the network itself is trusted"
+        )
+
+
+def _address(text: str, protection: _Protection, setting: str = "--listen") -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     host = host.strip("[]")
     if not host or not port.isdecimal() or int(port) > 65535:
         raise errors.ConfigurationError(setting=setting, why=f"{text!r} is not HOST:PORT, such as {DEFAULT_LISTEN}")
-    if not insecure and not _is_loopback(host):
-        raise errors.ConfigurationError(
-            setting=setting,
-            why=f"{host} can be reached from outside, and this server has neither encryption nor identity yet: "
-            "listen on 127.0.0.1, or add --insecure if the network itself is trusted",
-        )
+    lacks = "" if _is_loopback(host) else protection.lacks()
+    if lacks:
+        raise errors.ConfigurationError(setting=setting, why=f"{host} can be reached from outside, and {lacks}")
     return host, int(port)
 
 
@@ -100,9 +121,15 @@ def resolve(arguments: Mapping[str, str | bool | None], environment: Mapping[str
         given = arguments.get(name)
         return str(given) if given is not None else environment.get(f"REMOTEGPU_SERVER_{name.upper()}")
 
+    def path(name: str) -> Path | None:
+        given = value(name)
+        return Path(given).resolve() if given else None
+
     insecure = bool(arguments.get("insecure")) or environment.get("REMOTEGPU_SERVER_INSECURE") == "1"
-    host, port = _address(value("listen") or DEFAULT_LISTEN, insecure)
-    models, tenants, inference, rest = value("models"), value("tenants"), value("inference"), value("rest")
+    certificate, identity = path("tls_cert"), path("identity")
+    protection = _Protection(certificate is not None, identity is not None, insecure)
+    host, port = _address(value("listen") or DEFAULT_LISTEN, protection)
+    models, inference, rest = value("models"), value("inference"), value("rest")
     if models is not None and not Path(models).is_dir():
         raise errors.ConfigurationError(setting="--models", why=f"{models} is not a folder")
     arena = parse_size(value("arena") or str(DEFAULT_ARENA), "--arena")
@@ -120,7 +147,7 @@ def resolve(arguments: Mapping[str, str | bool | None], environment: Mapping[str
         arena_size=arena,
         policy=policy,
         queue=_number(value("queue"), "--queue", DEFAULT_QUEUE, 0, MOST_WAITING, "requests may wait"),
-        tenants=Path(tenants).resolve() if tenants else None,
+        tenants=path("tenants"),
         max_batch=_number(value("max_batch"), "--max-batch", DEFAULT_MAX_BATCH, 1, 4096, "rows of one run"),
         max_delay=_delay(value("max_delay") or "0"),
         sessions=_number(value("sessions"), "--sessions", 1, 1, 64, "runs at once on a device"),
@@ -128,11 +155,14 @@ def resolve(arguments: Mapping[str, str | bool | None], environment: Mapping[str
         allow_uploads=bool(arguments.get("allow_uploads")) or environment.get(_ALLOW_UPLOADS) == "1",
         provider_options=_pairs(value("provider_option"), "--provider-option"),
         session_options=_pairs(value("session_option"), "--session-option"),
-        inference=_address(inference, insecure, "--inference") if inference else None,
-        rest=_address(rest, insecure, "--rest") if rest else None,
-        store=Path(store).resolve() if (store := value("store")) else None,
+        inference=_address(inference, protection, "--inference") if inference else None,
+        rest=_address(rest, protection, "--rest") if rest else None,
+        store=path("store"),
         store_size=parse_size(value("store_size") or str(DEFAULT_STORE_SIZE), "--store-size"),
         fetch_hosts=_hosts(value("fetch_hosts") or ""),
+        tls_cert=certificate,
+        tls_key=path("tls_key"),
+        identity=identity,
     )
 
 

@@ -37,9 +37,10 @@ class DeviceVerdict:
 class Explanation:
     """What `Client.alloc_nowait` would have answered.
 
-    `verdict`: "granted", "busy" or "impossible", and `why` in a sentence, empty if it would be granted `devices` (their
-    indices on the server). `verdicts`: each device by itself. `place`: the place in the queue that it would have, from
-    1, or 0 if it would not wait. `estimated_wait` (None while nothing is known) and `retry_after`: seconds."""
+    `verdict`: "granted", "busy" or "impossible"; granted would be `devices` (their indices on the server). `why` in a
+    sentence: why not, or why no device serves the model that was named; empty otherwise. `verdicts`: each device by
+    itself. `place`: the place in the queue that it would have, from 1, or 0 if it would not wait. `estimated_wait`
+    (None while nothing is known) and `retry_after`: seconds."""
 
     verdict: str
     why: str

@@ -119,8 +119,9 @@ def constant_value(array: Any) -> graph.Value:
 def packed_value(array: Any, compression: str | None, as_float16: bool) -> graph.Value:
     """A value that travels compressed, or as float16, or both.
 
-    Raises InvalidInput for a dtype that does not travel, for `as_float16` of anything but float32 and float64, and for
-    an unknown compression; ConfigurationError if its library is missing."""
+    Raises InvalidInput for a dtype that does not travel, for `as_float16` of anything but float32 and float64 or of
+    finite values that float16 does not reach, and for an unknown compression; ConfigurationError if its library is
+    missing."""
     host = np.asarray(array)
     dtype = travelling(host.dtype)
     if as_float16 and dtype not in (np.float32, np.float64):
@@ -129,12 +130,24 @@ def packed_value(array: Any, compression: str | None, as_float16: bool) -> graph
     if compression is None and not as_float16:
         return host_value(host)
     travels_as = np.dtype(np.float16) if as_float16 else dtype
-    with np.errstate(over="ignore"):  # what float16 does not reach becomes infinite, as documented
+    with np.errstate(over="ignore"):  # told below, with the value
         # A copy in any case: the bytes may stay as they are, and the caller may change his array.
         stored = np.array(host, dtype=travels_as.newbyteorder("<"), order="C")
+    if as_float16:
+        _check_reach(host, stored)
     number, data = compress(wire.bytes_of(stored), compression)
     node = graph.Packed(data, dtype, host.shape, number, travels_as if as_float16 else None)
     return graph.Value(node, graph.Meta(dtype, host.shape))
+
+
+def _check_reach(host: np.ndarray[Any, Dtype], stored: np.ndarray[Any, Dtype]) -> None:
+    """Raises InvalidInput for finite values that became infinite. Those that were infinite before stay so."""
+    lost = np.isinf(stored) & ~np.isinf(host)
+    if lost.any():
+        most, greatest = float(np.finfo(np.float16).max), float(np.abs(host[lost]).max())
+        limit = f"finite values of magnitudes up to {most:g}: scale these, or let them travel as they are"
+        given = f"{np.count_nonzero(lost)} beyond that, of magnitudes up to {greatest:g}"
+        raise errors.InvalidInput(field="as_float16", limit=limit, given=given)
 
 
 def remote_value(url: str, dtype: Any, shape: Sequence[int] | None, limit: int | None) -> graph.Value:

@@ -258,7 +258,8 @@ class Call:
             limit = "none: a call cannot be repeated, only Scheduler/Alloc can"
             raise errors.InvalidInput(field="alloc.request_id", limit=limit, given=alloc.request_id)
         patience = milliseconds(alloc.timeout_ms, 0, DEADLINE_LIMIT, "timeout_ms")
-        held = await self._gate.leases.alloc(scheduler_request(alloc, self._tenant), patience)
+        request, pinned = scheduler_request(alloc, self._tenant), not self._header.finish
+        held = await self._gate.leases.alloc(request, patience, pinned=pinned)
         return self._gate.leases.begin_call(held.key, self._tenant)
 
     async def _on_device(self, held: Held, fill: Fill) -> Answer:

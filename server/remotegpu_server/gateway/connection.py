@@ -28,6 +28,8 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 _HELLO_PATIENCE = 30.0
 _SEND_PATIENCE = 10.0
 _IDLE = 300.0
+# How long a client whose credential has expired may take to leave its stream. Seconds.
+_LEAVE_PATIENCE = 5.0
 # Bytes that may wait to be sent before no more is read.
 _BACKLOG = 1024 * 1024
 _ID_SIZE = 16
@@ -161,6 +163,14 @@ class Stream:
         elif not self._leaving:
             self._leaving = True
             self._tell_go_away(0)
+
+    def expire(self) -> None:
+        """The client's credential has expired. What runs goes on: its answers wait for a stream with another one."""
+        if self._client is None:
+            self.end(errors.AuthError(why="it has expired"))
+        else:
+            self.go_away()
+            self._loop.call_later(_LEAVE_PATIENCE, self.end, None)
 
     def _tell_go_away(self, last: int) -> None:
         """`last`, if it is said: no call after that one has arrived, nor will one."""

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The remotegpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""Files that the server fetches for a call, by HTTP or HTTPS: the only file that is an HTTP client.
+"""Files that the server fetches for a call, by HTTP or HTTPS: an HTTP client (the other one is `identity/asking`).
 
 The server stands where its callers do not, so it fetches only from hosts that the operator has named, and nothing but
 public addresses from hosts that he has named by their domain alone: a name there may point anywhere. What is told of a

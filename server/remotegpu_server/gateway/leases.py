@@ -43,6 +43,8 @@ class Held:
     calls: int = 0
     # Devices on which a worker may hold memory for it, or still runs a call of it.
     touched: set[int] = field(default_factory=set)
+    # Workers keep the model that it names loaded until they are told to drop it.
+    pinned: bool = False
 
 
 @dataclass(slots=True)
@@ -76,6 +78,8 @@ class Leases:
         self._timer: asyncio.TimerHandle | None = None
         # Gives back what is held for nobody in particular, before anybody is answered.
         self.make_room: Callable[[], None] = lambda: None
+        # The number of the file that a model's name stands for; 0: there is none.
+        self.model_number: Callable[[str], int] = lambda name: 0
 
     @property
     def someone_waits(self) -> bool:
@@ -88,8 +92,11 @@ class Leases:
 
     # What callers ask for.
 
-    async def alloc(self, request: scheduler.Request, patience: float, request_id: str = "") -> Held:
+    async def alloc(
+        self, request: scheduler.Request, patience: float, request_id: str = "", *, pinned: bool = False
+    ) -> Held:
         """A lease, after at most `patience` seconds in the queue (0: answered at once). Cancelling leaves the queue.
+        `pinned`: the model that it names stays loaded while it lives.
 
         The same `request_id` of the same tenant is answered with the same lease, while that is not over; a repetition
         waits as long as the first one. Raises Busy, Impossible, InvalidInput for an id that was used for something
@@ -126,7 +133,20 @@ class Leases:
                 del self._waiting[key]
         if request_id:
             self._remember(name, key)
+        if pinned:
+            self._pin(waiting.held, waiting.held.devices)
         return waiting.held
+
+    def _pin(self, held: Held, devices: Sequence[int]) -> None:
+        number = self.model_number(held.request.model) if held.request.model else 0
+        if not number or not isinstance(self.scheduler.lookup(held.key), scheduler.LeaseView):
+            return
+        for device in devices:
+            life = self._workers[device].life_now
+            if life is not None:  # `device_ready` does it otherwise
+                life.pin(held.number, number)
+                held.touched.add(device)
+            held.pinned = True
 
     def _ask(self, request: scheduler.Request, wait_until: float | None) -> str:
         self.make_room()
@@ -194,7 +214,12 @@ class Leases:
     def finish(self, held: Held, *, clean: bool) -> None:
         """Ends a lease whose last call is over. `clean`: that call's worker has freed all that the lease held, and no
         other device was touched; then, if nothing else of the lease is under way, the capacity is free at once."""
-        if clean and not held.calls and isinstance(self.scheduler.lookup(held.key), scheduler.LeaseView):
+        if (
+            clean
+            and not held.calls
+            and not held.pinned
+            and isinstance(self.scheduler.lookup(held.key), scheduler.LeaseView)
+        ):
             self._forget(held)
             self._handle(scheduler.Finish(held.key))
         else:
@@ -251,6 +276,8 @@ class Leases:
     def device_ready(self, device: int) -> None:
         """The worker is warm again."""
         self._handle(scheduler.DeviceReady(device))
+        for held in [held for held in self._held.values() if held.pinned and device in held.devices]:
+            self._pin(held, (device,))
 
     def device_failed(self, device: int, why: str) -> None:
         """The device is unhealthy: its leases are over."""

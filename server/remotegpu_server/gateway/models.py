@@ -28,6 +28,7 @@ from remotegpu_server.supervisor.worker import START_PATIENCE, DeviceWorker
 
 from . import uploads
 from .served import Known, Served
+from .standing import failure_of, loaded_names, standing, without_version
 
 logger = logging.getLogger("remotegpu.gateway")
 
@@ -53,8 +54,11 @@ class ModelRegistry:
         self._folder = folder
         try:
             found = repository.scan(folder) if folder else repository.Repository()
-        except (ValueError, OSError) as error:
+        except OSError as error:
             raise errors.ConfigurationError(setting="--models", why=str(error)) from error
+        for why in found.problems.values():
+            logger.warning("--models: %s (the others are served)", why)
+        self._problems = found.problems
         self._served = Served.of(found)
         # By device: what its worker has said of the files that it has loaded, now or before.
         self._states: dict[int, dict[int, pb.ModelState]] = {}
@@ -138,17 +142,35 @@ class ModelRegistry:
 
     def version_exists(self, name: str, version: str = "") -> bool:
         """Whether a call may name it."""
+        return self.number_of(name, version) > 0
+
+    def number_of(self, name: str, version: str = "") -> int:
+        """The number of the file that such a call would run, from 1; 0: there is none."""
         try:
-            self._served.find(name, version)
+            return self._served.find(name, version).number
         except errors.ModelNotFound:
-            return False
-        return True
+            return 0
+
+    def trouble_with(self, reference: str) -> str:
+        """A sentence if no device serves what a reference names; "" if the ones in service do, or will at a call."""
+        try:
+            known = self._served.find(reference)
+        except errors.ModelNotFound as error:
+            return f"no device serves it: {self._problems.get(reference) or error}"
+        failure = self._failure(known)
+        return f"no device serves {known.entry.name}:{known.entry.version}: {failure}" if failure else ""
+
+    def loaded_on(self, index: int) -> set[str]:
+        """The names of the models that a device has loaded now."""
+        return loaded_names(self._all(), self._states.get(index, {}))
 
     def index(self, name: str = "") -> list[repository_pb2.IndexEntry]:
         """All that is known, or all versions of one model. Raises ModelNotFound for an unknown name."""
-        if name and not self.is_known(name):
+        entries = [self._entry(known) for known in self._all() if not name or known.entry.name == name]
+        entries += without_version(self._problems, self._served, name)
+        if name and not entries:
             raise self._served.not_found(name, "")
-        return [self._entry(known) for known in self._all() if not name or known.entry.name == name]
+        return entries
 
     # Changes.
 
@@ -291,7 +313,7 @@ class ModelRegistry:
             number = aliases.get(version, version) or max(versions, key=int)
             if number not in versions:
                 raise self._served.not_found(name, version)
-            return versions[number], _digest(versions[number].path)
+            return versions[number], uploads.digest_of(versions[number].path)
         except (ValueError, OSError) as error:
             raise errors.ModelUnusable(model=f"{name}:{version or 'latest'}", why=str(error)) from error
 
@@ -305,7 +327,7 @@ class ModelRegistry:
         path = self._uploads / f"{self._served.next_number}{uploads.kind_of(upload.path)}"
         try:
             shutil.copyfile(upload.path, path)
-            if _digest(path) != upload.digest:
+            if uploads.digest_of(path) != upload.digest:
                 raise OSError("the content is no longer whole")
         except OSError as error:
             path.unlink(missing_ok=True)
@@ -343,7 +365,7 @@ class ModelRegistry:
         return None
 
     def _failure(self, known: Known) -> str:
-        return next((state.reason for state in self._of(known).values() if state.state == "failed"), "")
+        return failure_of(self._of(known))
 
     def _is_loaded(self, known: Known) -> bool:
         states = self._of(known)
@@ -363,7 +385,7 @@ class ModelRegistry:
 
     def _entry(self, known: Known) -> repository_pb2.IndexEntry:
         entry, states = known.entry, self._of(known)
-        state, reason = self._standing(known, states)
+        state, reason = standing(known, states, coming=(entry.name, entry.version) in self._coming)
         return repository_pb2.IndexEntry(
             name=entry.name,
             version=entry.version,
@@ -374,27 +396,3 @@ class ModelRegistry:
             memory=max((item.memory for item in states.values() if item.state == "loaded"), default=0),
             size=entry.size,
         )
-
-    def _standing(self, known: Known, states: dict[int, pb.ModelState]) -> tuple[str, str]:
-        """The state over all devices, and why."""
-        if (known.entry.name, known.entry.version) in self._coming:
-            return "loading", ""
-        if known.unloaded:
-            return "unloaded", "unloaded by request"
-        failure = self._failure(known)
-        if failure:
-            return "failed", failure
-        found = {state.state for state in states.values()}
-        if "loaded" in found:
-            gone = [str(index) for index, state in states.items() if state.state == "evicted"]
-            return "loaded", f"evicted on device {', '.join(gone)}" if gone else ""
-        if "evicted" in found:
-            return "evicted", "it was not used for longest when memory was needed; the next call loads it again"
-        if known.wanted:
-            return "loading", ""
-        return "unloaded", "not asked for yet; the first call that names the version loads it"
-
-
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()

@@ -19,13 +19,14 @@ from remotegpu import errors, wire
 from remotegpu.v1 import compute_pb2, scheduler_pb2
 from remotegpu.v1 import lease_pb2 as lease_messages
 from remotegpu_server import scheduler
+from remotegpu_server.identity.provider import Identity, IdentityProvider
 
 from .begun import Begun
 from .bounds import MESSAGE_LIMIT, MOST_WATCHING
 from .call import Answer, Call, Gate, Told
 from .connection import Context
 from .content_service import ContentService
-from .identity import number_of, tenant_of
+from .identity import Declared, number_of
 from .repository_service import RepositoryService
 from .requests import DEADLINE_LIMIT, grant_message, milliseconds, scheduler_request
 from .status import explanation_message, settings_message, snapshot_message
@@ -45,8 +46,10 @@ _WATCH_LEAST, _WATCH_MOST = 0.1, 60.0
 class Gateway:
     """Answers calls of the services `remotegpu.v1.Compute` and `remotegpu.v1.Scheduler`."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, callers: IdentityProvider | None = None) -> None:
+        """`callers` tells who makes a call; None: who it says."""
         self._gate = gate
+        self._callers = callers or Declared()
         self._started = time.monotonic()
         self._watching = 0
         self._methods: dict[str, UnaryMethod] = {
@@ -78,7 +81,7 @@ class Gateway:
         }
         for name, method in self._methods.items():
             service, _, short = name.partition("/")
-            services.setdefault(service, {})[short] = _unary(method)
+            services.setdefault(service, {})[short] = self._unary(method)
         return [
             grpc.method_handlers_generic_handler(f"remotegpu.v1.{service}", methods)
             for service, methods in services.items()
@@ -86,9 +89,10 @@ class Gateway:
 
     async def _run(self, request: bytes, context: Context) -> bytes:
         try:
+            tenant = (await self._caller(context)).tenant
             asked = Asked("", *wire.split(request))
             header = _whole_header(asked)
-            call = Call(self._gate, _tenant(context), header, asked.middle, caller=number_of(context.peer()))
+            call = Call(self._gate, tenant, header, asked.middle, caller=number_of(context.peer()))
             return _message(call, await call.run(asked.body), MESSAGE_LIMIT)
         except errors.Error as error:
             await _abort(context, error)
@@ -102,7 +106,7 @@ class Gateway:
 
     async def _connect(self, requests: AsyncIterator[bytes], context: Context) -> None:
         try:
-            await self.streams.serve(_tenant(context), context)
+            await self.streams.serve(await self._caller(context), context)
         except errors.Error as error:
             await _abort(context, error)
 
@@ -113,7 +117,7 @@ class Gateway:
         try:
             if self._gate.draining:
                 raise errors.Unavailable(why="it is draining before a stop")
-            return await self._store().put(aiter(requests), _tenant(context))
+            return await self._store().put(aiter(requests), (await self._caller(context)).tenant)
         except errors.Error as error:
             await _abort(context, error)
             raise AssertionError from error  # abort has raised
@@ -149,7 +153,7 @@ class Gateway:
                 call.abandon()
 
     async def _streamed_call(self, requests: AsyncIterator[bytes], context: Context) -> tuple[Call, Answer]:
-        tenant, incoming = _tenant(context), aiter(requests)
+        tenant, incoming = (await self._caller(context)).tenant, aiter(requests)
         head, program, piece = wire.split(await _next(incoming, _HEADER_PATIENCE))
         header = wire.parse(compute_pb2.RunHeader, head)
 
@@ -180,7 +184,7 @@ class Gateway:
         if self._gate.draining:
             raise errors.Unavailable(why="it is draining before a stop")
         patience, leases = milliseconds(message.timeout_ms, 0, DEADLINE_LIMIT, "timeout_ms"), self._gate.leases
-        held = await leases.alloc(scheduler_request(message, tenant), patience, message.request_id)
+        held = await leases.alloc(scheduler_request(message, tenant), patience, message.request_id, pinned=True)
         return grant_message(held, self._gate.workers, leases.ttl_left(held)).SerializeToString()
 
     async def _dealloc(self, request: bytes, tenant: str) -> bytes:
@@ -196,7 +200,7 @@ class Gateway:
     async def _explain(self, request: bytes, tenant: str) -> bytes:
         asked = scheduler_request(wire.parse(lease_messages.AllocRequest, request), tenant)
         explanation = self._gate.leases.explain(asked)
-        return explanation_message(explanation, self._gate).SerializeToString()
+        return explanation_message(explanation, self._gate, asked.model).SerializeToString()
 
     async def _set(self, request: bytes, tenant: str) -> bytes:
         message = wire.parse(scheduler_pb2.SetRequest, request)
@@ -214,7 +218,7 @@ class Gateway:
     async def _watch(self, request: bytes, context: Context) -> None:
         """Ends when the caller has gone, or the server drains."""
         try:
-            _tenant(context)
+            identity = await self._caller(context)
             interval = wire.parse(scheduler_pb2.WatchRequest, request).interval_ms / 1000
             if not _WATCH_LEAST <= interval <= _WATCH_MOST:
                 limit = f"{_WATCH_LEAST * 1000:.0f} to {_WATCH_MOST * 1000:.0f}"
@@ -223,19 +227,34 @@ class Gateway:
                 raise errors.Unavailable(why=f"{MOST_WATCHING} are watching already")
             self._watching += 1
             try:
-                await self._report(context, interval)
+                await self._report(context, interval, identity.expires)
             finally:
                 self._watching -= 1
+            if not self._gate.draining:
+                raise errors.AuthError(why="it has expired meanwhile")
             raise errors.Unavailable(why="it is draining before a stop")
         except errors.Error as error:
             await _abort(context, error)
 
-    async def _report(self, context: Context, interval: float) -> None:
-        while not self._gate.draining:
+    async def _report(self, context: Context, interval: float, expires: float) -> None:
+        while not self._gate.draining and time.time() < expires:
             await context.write(self._snapshot())
             with contextlib.suppress(TimeoutError):  # the time has passed, and nobody stops the server
                 async with asyncio.timeout(interval):
                     await self._gate.stopping.wait()
+
+    async def _caller(self, context: Context) -> Identity:
+        return await self._callers.identify(context.invocation_metadata() or ())
+
+    def _unary(self, method: UnaryMethod) -> grpc.RpcMethodHandler[bytes, bytes]:
+        async def handle(request: bytes, context: Context) -> bytes:
+            try:
+                return await method(request, (await self._caller(context)).tenant)
+            except errors.Error as error:
+                await _abort(context, error)
+                raise AssertionError from error  # abort has raised
+
+        return grpc.unary_unary_rpc_method_handler(handle)
 
     def _snapshot(self) -> bytes:
         return snapshot_message(self._gate, time.monotonic() - self._started).SerializeToString()
@@ -283,17 +302,6 @@ def _message(call: Call, answer: Answer, limit: int, envelope: bytes = b"") -> b
         answer.reply.close()
 
 
-def _unary(method: UnaryMethod) -> grpc.RpcMethodHandler[bytes, bytes]:
-    async def handle(request: bytes, context: Context) -> bytes:
-        try:
-            return await method(request, _tenant(context))
-        except errors.Error as error:
-            await _abort(context, error)
-            raise AssertionError from error  # abort has raised
-
-    return grpc.unary_unary_rpc_method_handler(handle)
-
-
 async def _next(incoming: AsyncIterator[bytes], patience: float) -> bytes:
     """The next message of a stream, empty at its end. Raises DeadlineExceeded after so many seconds."""
     try:
@@ -301,10 +309,6 @@ async def _next(incoming: AsyncIterator[bytes], patience: float) -> bytes:
             return await anext(incoming, b"")
     except TimeoutError:
         raise errors.DeadlineExceeded(deadline=patience) from None
-
-
-def _tenant(context: Context) -> str:
-    return tenant_of(context.invocation_metadata() or ())
 
 
 async def _abort(context: Context, error: errors.Error) -> None:

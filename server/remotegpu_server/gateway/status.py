@@ -26,7 +26,7 @@ def snapshot_message(gate: Gate, uptime: float) -> pb.Snapshot:
     if facts.mean_held is not None:
         message.mean_held_s = facts.mean_held
     for view, worker in zip(facts.devices, gate.workers, strict=True):
-        message.devices.append(_device(view, worker))
+        message.devices.append(_device(view, worker, gate))
     message.leases.extend(map(_lease, facts.leases))
     message.queue.extend(map(_waiter, facts.queue))
     message.tenants.extend(map(_tenant, facts.tenants))
@@ -49,8 +49,9 @@ def settings_message(facts: scheduler.Snapshot) -> pb.SchedulerSettings:
     return pb.SchedulerSettings(policy=facts.policy, slots=facts.slots, queue=facts.queue_limit)
 
 
-def explanation_message(explanation: scheduler.Explanation, gate: Gate) -> pb.Explanation:
-    """What an alloc would be answered."""
+def explanation_message(explanation: scheduler.Explanation, gate: Gate, model: str = "") -> pb.Explanation:
+    """What an alloc would be answered; and what its holder would be told of the model that it names, which is no reason
+    to refuse a lease: it may be uploaded or loaded later."""
     reason = explanation.reason
     message = pb.Explanation(verdict="granted", devices=explanation.devices)
     for verdict in explanation.verdicts:
@@ -64,10 +65,15 @@ def explanation_message(explanation: scheduler.Explanation, gate: Gate) -> pb.Ex
             message.place, message.retry_after_s = error.place, error.retry_after
             if error.estimated_wait is not None:
                 message.estimated_wait_s = error.estimated_wait
+    trouble = gate.models.trouble_with(model) if model and gate.models is not None else ""
+    if trouble:
+        message.why = "; ".join(filter(None, (message.why, f"model {model!r:.80}: {trouble}")))
     return message
 
 
-def _device(view: scheduler.DeviceView, worker: DeviceWorker) -> pb.DeviceStatus:
+def _device(view: scheduler.DeviceView, worker: DeviceWorker, gate: Gate) -> pb.DeviceStatus:
+    # A model that has run may have been unloaded or evicted since.
+    loaded = worker.warm_models if gate.models is None else gate.models.loaded_on(worker.spec.index)
     return pb.DeviceStatus(
         index=view.device.index,
         name=view.device.name,
@@ -85,7 +91,7 @@ def _device(view: scheduler.DeviceView, worker: DeviceWorker) -> pb.DeviceStatus
         arena_used=worker.arena_used,
         load=None if worker.reading is None else _load(worker.reading),
         failure=worker.failure,
-        warm_models=worker.warm_models,
+        warm_models=[name for name in worker.warm_models if name in loaded],
         reserved=view.state == "reserved",
     )
 

@@ -16,7 +16,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import secrets
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ from google.protobuf.message import DecodeError
 from remotegpu import errors, wire
 from remotegpu.v1 import stream_pb2
 from remotegpu.wire import Buffer
+from remotegpu_server.identity.provider import Identity
 
 from .bounds import CALL_LIMIT, MOST_STREAMS, STREAM_CALLS, STREAM_FRAME_LIMIT
 from .call import Answer, Told
@@ -100,20 +103,23 @@ class Streams:
         self._none_left = asyncio.Event()
         self._watch_timer: asyncio.TimerHandle | None = None
 
-    async def serve(self, tenant: str, context: Context) -> None:
-        """One stream, from its first frame to its end. Raises errors of the tree for what is wrong with the stream as a
-        whole."""
+    async def serve(self, identity: Identity, context: Context) -> None:
+        """One stream, from its first frame to its end, which comes when the identity expires, at the latest. Raises
+        errors of the tree for what is wrong with the stream as a whole."""
         if self._draining:
             raise errors.Unavailable(why="it is draining before a stop")
         if len(self._streams) >= MOST_STREAMS:
             raise errors.Unavailable(why=f"{MOST_STREAMS} streams are open already")
-        stream = Stream(self, context, tenant)
+        stream = Stream(self, context, identity.tenant)
+        expiry = _at(identity.expires, stream.expire)
         self._streams.add(stream)
         if self._watch_timer is None:
             self._watch()
         try:
             await stream.serve()
         finally:
+            if expiry is not None:
+                expiry.cancel()
             self._streams.discard(stream)
             if self._draining and not self._streams:
                 self._none_left.set()
@@ -333,6 +339,13 @@ def _parts(message: bytes) -> tuple[stream_pb2.Envelope, Buffer, Buffer, Buffer]
             return frame.envelope, frame.header, frame.middle, frame.body
     head, header, middle, body = wire.split_frame(message)
     return wire.parse(stream_pb2.Envelope, head), header, middle, body
+
+
+def _at(moment: float, what: Callable[[], None]) -> asyncio.TimerHandle | None:
+    """`moment` in seconds since the epoch; none for infinity."""
+    if moment == math.inf:
+        return None
+    return asyncio.get_running_loop().call_later(max(moment - time.time(), 0.0), what)
 
 
 def _failure(call: int, error: errors.Error) -> bytes:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from remotegpu import errors, saved
@@ -25,3 +26,9 @@ def kind_of(path: Path) -> str:
         why = f"functions are the operator's, who puts {repository.FUNCTION} into the model repository"
         raise errors.NotAllowed(what="an upload of a Python function", why=why)
     return Path(repository.FILE).suffix
+
+
+def digest_of(path: Path) -> bytes:
+    """The SHA-256 of the file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

@@ -10,9 +10,9 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from remotegpu import config, errors
+from remotegpu import config, errors, security
 from remotegpu._version import __version__
-from remotegpu.cli import leases, models, output, top
+from remotegpu.cli import cost, leases, models, orchestrate, output, top
 from remotegpu.cli.bench import command as bench
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _EXITS = """exit codes:
   1    the server could not be asked
   2    impossible, bad usage, a bad setting, or an output that cannot be written
   75   busy: try again later
-  130  interrupted (but 0 for top, which is left that way)"""
+  130  interrupted (but 0 for top and orchestrate, which are left that way)"""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_arguments(added)
         added.set_defaults(run=command.run)
     bench.add_arguments(commands.add_parser("bench", parents=[server], help=bench.HELP, description=bench.HELP))
+    worked = commands.add_parser("orchestrate", parents=[server], help=orchestrate.HELP, description=orchestrate.HELP)
+    orchestrate.add_arguments(worked)
+    cost.add_arguments(commands.add_parser("cost", help=cost.HELP, description=cost.HELP))
     return parser
 
 
@@ -64,7 +67,10 @@ def _client(options: argparse.Namespace) -> Client:
     from remotegpu.client import Client
 
     # A lease of the command line is not this process's: see `leases`.
-    return Client(url, timeout=CALL_PATIENCE, tenant=tenant, connect_timeout=CONNECT_PATIENCE, renewal=False)
+    protection = security.from_env(os.environ, url)
+    return Client(
+        url, timeout=CALL_PATIENCE, tenant=tenant, connect_timeout=CONNECT_PATIENCE, renewal=False, **protection
+    )
 
 
 def exit_code(error: errors.Error) -> int:
@@ -83,6 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "bench":  # of connections of its own, also to servers of other kinds
             return bench.run(options)
+        if options.command == "orchestrate":  # of connections of its own too
+            return orchestrate.run(options)
+        if options.command == "cost":  # of no server
+            return cost.run(options)
         with _client(options) as client:
             code: int = options.run(client, options)
             return code

@@ -246,7 +246,8 @@ def error_fields(error: errors.Error) -> dict[str, Any]:
 def explanation_text(explanation: Explanation) -> str:
     """An explanation for a person."""
     if explanation.verdict == "granted":
-        lines = [f"would be granted now on devices {', '.join(map(str, explanation.devices))}"]
+        granted = f"would be granted now on devices {', '.join(map(str, explanation.devices))}"
+        lines = [f"{granted}, but calls would fail: {explanation.why}" if explanation.why else granted]
     else:
         lines = [explanation.why or explanation.verdict]
     for device in explanation.verdicts:

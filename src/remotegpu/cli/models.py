@@ -60,7 +60,12 @@ def _entries(client: Client, options: argparse.Namespace) -> Sequence[ModelEntry
     name, _, version = names[0].partition(":")
     if action == "unload":
         return client.unload_model(name, version)
-    return client.load_model(name, version, path=options.file, aliases=options.alias)
+    try:
+        return client.load_model(name, version, path=options.file, aliases=options.alias)
+    except OSError as error:
+        raise errors.ConfigurationError(
+            setting="--file", why=f"{options.file}: {error.strerror or error}; give the path of a model file"
+        ) from None
 
 
 def text(entries: Sequence[ModelEntry]) -> str:
@@ -81,4 +86,5 @@ def _row(entry: ModelEntry) -> tuple[str, ...]:
 
 def _title(entry: ModelEntry) -> str:
     also = [*(("default",) if entry.is_default else ()), *entry.aliases]
-    return f"{entry.name}:{entry.version}" + (f" ({', '.join(also)})" if also else "")
+    version = f":{entry.version}" if entry.version else ""  # a folder of which no version could be known has none
+    return f"{entry.name}{version}" + (f" ({', '.join(also)})" if also else "")

@@ -152,7 +152,7 @@ class Explanation(google.protobuf.message.Message):
     verdict: builtins.str
     """"granted", "busy" or "impossible": what alloc_nowait would have answered."""
     why: builtins.str
-    """The reason in a sentence; empty if it would be granted."""
+    """In a sentence why not, or why no device serves the model that was named; empty otherwise."""
     place: builtins.int
     """The place in the queue that it would have, from 1; 0: it would not wait."""
     estimated_wait_s: builtins.float

@@ -19,10 +19,10 @@ from remotegpu.cli import output
 from remotegpu.cli.bench import settings
 
 if TYPE_CHECKING:
-    from remotegpu.cli.bench.inputs import Array
+    from remotegpu.cli.bench.inputs import Array, Tensor
     from remotegpu.cli.bench.outcome import Level
     from remotegpu.cli.bench.report import Report
-    from remotegpu.cli.bench.targets import Target
+    from remotegpu.cli.bench.targets import Address, Target
 
 HELP = "put load on a model, and tell throughput and latencies"
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -33,8 +33,9 @@ add_arguments = settings.add_arguments
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measures and prints. Exit codes: 0 every measured call was answered, 1 some were not, 2 rich is missing, 130
-    interrupted. Raises what `Target.tensors` and `inputs.arrays` raise."""
+    """Measures and prints. Exit codes: 0 every measured call was answered, 1 some were not, or none of a warm-up, 2
+    rich is missing, 130 interrupted. Raises what `Target.tensors` and `inputs.arrays` raise, ConfigurationError for a
+    server that speaks another protocol."""
     asked = settings.parse(options)
     if asked.plot is not None:
         from remotegpu.cli.bench import plot
@@ -49,7 +50,12 @@ def run(options: argparse.Namespace) -> int:
             output.complain(_RICH_MISSING)
             return EXIT_USAGE
     report = _measure(asked)
-    _print(report)
+    hopeless = report.levels[-1].hopeless
+    if asked.json or not hopeless or len(report.levels) > 1:
+        _print(report)
+    if hopeless:
+        output.complain(f"{asked.address.model} at {asked.address.url}: {hopeless}")
+        return EXIT_FAILED
     if asked.plot is not None:
         title = f"{asked.address.model} at {asked.address.url} ({asked.address.protocol})"
         plot.draw(report.levels, title, asked.plot)
@@ -65,7 +71,7 @@ def _measure(asked: settings.Settings) -> Report:
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     first = targets.connect(asked.address)
     try:
-        arrays = inputs.arrays(first.tensors(), asked.choice)
+        arrays = inputs.arrays(_tensors(first, asked.address), asked.choice)
         server = _server(first)
     finally:
         first.close()
@@ -73,7 +79,7 @@ def _measure(asked: settings.Settings) -> Report:
     for concurrency in asked.concurrencies:
         level = _level(asked, arrays, concurrency)
         levels.append(level)
-        if level.interrupted:
+        if level.interrupted or level.hopeless:
             break
     return Report(asked, started, _versions(), server, arrays, levels)
 
@@ -87,6 +93,18 @@ def _level(asked: settings.Settings, arrays: dict[str, Array], concurrency: int)
             connection = connections.enter_context(closing(targets.connect(asked.address)))
             calls.append(connection.call(arrays))
         return load.run(calls, asked.amount, progress)
+
+
+def _tensors(target: Target, address: Address) -> list[Tensor]:
+    from remotegpu.cli.bench import mismatch
+
+    try:
+        return target.tensors()
+    except errors.Error as error:
+        why = mismatch.explained(error, address)
+        if not why:
+            raise
+        raise errors.ConfigurationError(setting="--url", why=why) from None
 
 
 def _server(target: Target) -> dict[str, Any]:

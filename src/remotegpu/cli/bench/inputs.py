@@ -65,7 +65,7 @@ def arrays(tensors: Sequence[Tensor], choice: Choice) -> dict[str, Array]:
 
 def _shape(tensor: Tensor, choice: Choice) -> tuple[int, ...]:
     if tensor.name in choice.shapes:
-        return choice.shapes[tensor.name]
+        return _given_shape(tensor.name, choice.shapes[tensor.name], choice.batch)
     shape = tensor.shape
     if shape is None:
         why = f"input {tensor.name!r} may have any number of sizes: give --shape {tensor.name}:D1,D2"
@@ -81,6 +81,14 @@ def _shape(tensor: Tensor, choice: Choice) -> tuple[int, ...]:
         why = f"input {tensor.name!r} has sizes that may be anything: give --shape {tensor.name}:{sizes}"
         raise errors.ConfigurationError(setting="--shape", why=why)
     return tuple(known)
+
+
+def _given_shape(name: str, shape: tuple[int, ...], batch: int) -> tuple[int, ...]:
+    if batch and (not shape or shape[0] != batch):
+        sizes = ",".join(map(str, shape))
+        why = f"--shape {name}:{sizes} has another first size than {batch}; write it there, and leave out --batch"
+        raise errors.ConfigurationError(setting="--batch", why=why)
+    return shape
 
 
 def _item_size(dtype: np.dtype[Any]) -> int:

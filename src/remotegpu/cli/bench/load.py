@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The load: a closed loop in each of N threads, which sends its next call when the last one was answered.
 
-A server that slows down is so asked less: latencies are those of callers who wait, not of arrivals at a fixed rate.
+A server that slows down is so asked less: latencies are those of callers who wait, not of arrivals at a fixed rate. A
+slot whose calls fail pauses before the next one, for longer each time: a server in trouble is not asked in a hot loop.
 """
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +20,8 @@ from remotegpu.cli.bench.outcome import Level, Outcome
 # Between two looks at how far the load is, and how long calls under way are waited for after Ctrl-C. Seconds.
 PACE = 0.1
 INTERRUPT_PATIENCE = 2.0
+# After a failed call; it doubles with each further one until it is the longest. Seconds.
+_LEAST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 _NS = 1_000_000_000
 
 Call = Callable[[], object]
@@ -33,6 +37,16 @@ class Amount:
     duration: float
     requests: int
     warm_up: float
+
+
+def pause_after(failures: int, chance: float) -> float:
+    """Seconds that a slot pauses after so many failed calls in a row (0: none). `chance`, from 0 to 1, spreads slots
+    that have failed together."""
+    if not failures:
+        return 0.0
+    # No power beyond the longest pause: a number of failures may be any.
+    doublings = min(failures - 1, 16)
+    return min(_LEAST_PAUSE * 2.0**doublings, _LONGEST_PAUSE) + chance * _LEAST_PAUSE
 
 
 class _Turns:
@@ -82,6 +96,10 @@ class _Slot(threading.Thread):
         self._lock = threading.Lock()
         self._outcome = Outcome()
         self._ended_ns = 0
+        # In a row, until now.
+        self._failures = 0
+        # Whether a call of the warm-up was answered.
+        self.is_warm = False
         self.bug: BaseException | None = None
         # Not `join`, which takes a thread for ended if Ctrl-C comes while it waits (Python 3.11).
         self.done = threading.Event()
@@ -92,6 +110,7 @@ class _Slot(threading.Thread):
             self._gate.wait()
             while self._turns.next():
                 self._measure()
+                self._pause()
         except threading.BrokenBarrierError:
             pass  # another slot has a bug, or the load was interrupted: both are told elsewhere
         except BaseException as error:
@@ -108,8 +127,15 @@ class _Slot(threading.Thread):
                 self._call()
             except errors.Error as error:
                 self._tell(error, warm_up=True)
+            else:
+                self.is_warm, self._failures = True, 0
             if time.monotonic() >= until:
                 break
+            self._pause()
+
+    def _pause(self) -> None:
+        if self._failures:
+            self._turns.stopped.wait(pause_after(self._failures, random.random()))
 
     def _measure(self) -> None:
         started = time.monotonic_ns()
@@ -122,6 +148,7 @@ class _Slot(threading.Thread):
 
     def _tell(self, error: errors.Error | None, started: int = 0, *, warm_up: bool = False) -> None:
         ended = time.monotonic_ns()
+        self._failures = 0 if error is None else self._failures + 1
         with self._lock:
             if error is not None:
                 self._outcome.fail(error, warm_up=warm_up)
@@ -146,10 +173,18 @@ class _Slot(threading.Thread):
 def run(calls: Sequence[Call], amount: Amount, progress: Progress) -> Level:
     """Puts the load of one concurrency on, each of `calls` in a slot of its own, and tells `progress` how it goes.
 
-    Failed calls are counted if they raise an error of the tree; any other exception is a bug, and raised here. Ctrl-C
-    ends the load early: calls that are then under way have 2 seconds, and are left out if they take longer."""
+    Failed calls are counted if they raise an error of the tree; any other exception is a bug, and raised here. If all
+    calls of the warm-up failed, nothing is measured. Ctrl-C ends the load early: calls that are then under way have 2
+    seconds, and are left out if they take longer."""
     turns = _Turns(amount)
-    gate = threading.Barrier(len(calls), action=turns.start)
+
+    def begin() -> None:
+        if any(slot.is_warm for slot in slots):
+            turns.start()
+        else:
+            turns.stopped.set()
+
+    gate = threading.Barrier(len(calls), action=begin)
     slots = [_Slot(call, turns, amount.warm_up, gate) for call in calls]
     interrupted = False
     try:

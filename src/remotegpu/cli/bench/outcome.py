@@ -61,6 +61,17 @@ class Level:
         """Answered calls; 0 if there was none."""
         return self.outcome.latencies.count / self.seconds if self.seconds > 0 else 0.0
 
+    @property
+    def hopeless(self) -> str:
+        """A sentence if no call of the warm-up was answered, so that nothing was measured; "" otherwise."""
+        failures = self.outcome.warm_up_failures
+        if self.interrupted or not failures or self.outcome.failed or self.outcome.latencies.count:
+            return ""
+        count = sum(found.count for found in failures.values())
+        said = "; ".join(f"{found.count} × {kind}: {found.first}" for kind, found in sorted(failures.items()))
+        what = f"all {count} calls of the warm-up failed" if count > 1 else "the one call of the warm-up failed"
+        return f"{what}, so nothing was measured: {said}"
+
 
 def kind_of(error: errors.Error) -> str:
     """The class of an error, or what another server calls it, such as NOT_FOUND."""

@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from remotegpu import errors
+from remotegpu import errors, security
 from remotegpu.cli.bench.inputs import Array, Tensor
 from remotegpu.cli.bench.targets import Address
 from remotegpu.client import Client
@@ -23,6 +24,7 @@ class OwnTarget:
             tenant=address.tenant,
             connect_timeout=address.patience,
             renewal=False,
+            **security.from_env(os.environ, address.url),
         )
         self._name = address.model
         self._model = f"{address.model}:{address.version}" if address.version else address.model

@@ -25,7 +25,9 @@ CONNECT_PATIENCE = 5.0
 LONGEST, MOST_SLOTS, MOST_REQUESTS = 86400.0, 1024, 10**9
 _EPILOG = """The load is closed loop: each of N callers sends its next call when the last one was answered, so that a
 slow server is asked less often. The latencies are what such callers saw; they do not tell what callers
-that arrive at a fixed rate would have waited. Each caller has a connection of its own.
+that arrive at a fixed rate would have waited. Each caller has a connection of its own. One whose calls
+fail pauses before its next one, from 0.05 s on, doubling up to 1 s; if no call of the warm-up is
+answered, nothing is measured.
 
 Inputs are made once, before the load: real numbers from 0 to 1, bytes from 0 to 255, wider whole numbers
 0 or 1. Outputs are received; those of the Open Inference Protocol are not decoded.
@@ -98,7 +100,13 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
         metavar="NAME:D1,D2",
         help="of an input whose sizes may be anything (repeatable)",
     )
-    parser.add_argument("--batch", type=_whole(1, 2**31), default=0, metavar="N", help="first size where it is free")
+    parser.add_argument(
+        "--batch",
+        type=_whole(1, 2**31),
+        default=0,
+        metavar="N",
+        help="first size where it is free; with --shape, that shape's",
+    )
     parser.add_argument("--seed", type=_whole(0, 2**63), default=0, help="of random inputs (default: %(default)s)")
     parser.add_argument("--input", type=Path, metavar="FILE.npz", help="inputs by name instead of random ones")
 
