@@ -12,6 +12,6 @@ from pathlib import Path
 from handler import detect
 
 picture, folder = Path(sys.argv[1]), Path(sys.argv[2])
-found = detect(picture.read_bytes(), remaining=60.0)
+found = detect(picture.read_bytes())
 (folder / (picture.stem + ".json")).write_text(json.dumps(found))
 ' "$INPUT_FILE_PATH" "$TMP_OUTPUT_DIR"
