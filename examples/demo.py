@@ -2,23 +2,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """The main job, end to end: `make demo`.
 
-Starts a server on this machine (on its GPUs, or on two CPU devices), runs the Lambda handler beside it under the real
-Lambda runtime client, sends it the test pictures, and compares what it finds with the true boxes.
+Starts a server on this machine (on its GPUs, or on two CPU devices), runs a Lambda handler beside it under the real
+Lambda runtime client, sends it the test pictures, and compares what it finds with the true boxes. Then the same
+pictures take the way of production, from a bucket by a queue to another bucket (`pictures_in_a_bucket`).
 """
 
 from __future__ import annotations
 
 import base64
-import io
 import json
+import os
+import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw
+import psutil
 
+from examples import pictures_in_a_bucket
+from examples.detections import Outcome, annotate, compare
 from examples.lambda_handler.runtime_api import LambdaFunction
 from remotegpu import errors
 from remotegpu.local import LocalServer
@@ -26,51 +30,7 @@ from remotegpu.local import LocalServer
 EXAMPLES = Path(__file__).resolve().parent
 DETECTOR = EXAMPLES / "digits_detector"
 OUTPUT = EXAMPLES.parent / "demo-output"
-_COLOURS = (
-    "#e6194b",
-    "#3cb44b",
-    "#4363d8",
-    "#f58231",
-    "#911eb4",
-    "#008080",
-    "#9a6324",
-    "#800000",
-    "#808000",
-    "#000075",
-)
-
-Box = tuple[float, float, float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How the detections of one picture compare with the truth."""
-
-    matched: int
-    missed: int
-    false: int
-
-
-def overlap(first: Box, second: Box) -> float:
-    """Intersection over union of two boxes (x1, y1, x2, y2)."""
-    width = min(first[2], second[2]) - max(first[0], second[0])
-    height = min(first[3], second[3]) - max(first[1], second[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)]
-    return width * height / (sum(areas) - width * height)
-
-
-def compare(detections: list[dict[str, Any]], truth: list[dict[str, Any]]) -> Outcome:
-    """Matches each true box with a detection of the same label that covers it (IoU at least 0.5), each used once."""
-    left = list(detections)
-    matched = 0
-    for true in truth:
-        hits = [d for d in left if d["label"] == true["label"] and overlap(d["box"], true["box"]) >= 0.5]
-        if hits:
-            left.remove(max(hits, key=lambda d: overlap(d["box"], true["box"])))
-            matched += 1
-    return Outcome(matched, len(truth) - matched, len(left))
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def http_event(picture: bytes) -> dict[str, Any]:
@@ -78,25 +38,9 @@ def http_event(picture: bytes) -> dict[str, Any]:
     return {"body": base64.b64encode(picture).decode(), "isBase64Encoded": True, "headers": {}}
 
 
-def annotate(picture: bytes, detections: list[dict[str, Any]], target: Path) -> None:
-    """Draws boxes, labels and scores and writes a PNG."""
-    image = Image.open(io.BytesIO(picture)).convert("RGB")
-    draw = ImageDraw.Draw(image)
-    for found in detections:
-        colour = _COLOURS[found["label"]]
-        x1, y1, x2, y2 = found["box"]
-        draw.rectangle((x1, y1, x2, y2), outline=colour, width=2)
-        text = f"{found['label']} {found['score']:.2f}"
-        left, top, right, bottom = draw.textbbox((x1, max(y1 - 12, 0)), text)
-        draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), fill=colour)
-        draw.text((x1, max(y1 - 12, 0)), text, fill="white")
-    image.save(target)
-
-
 def report(name: str, result: dict[str, Any], outcome: Outcome) -> None:
     """Prints one picture's result."""
-    counts = f"{outcome.matched} digits right, {outcome.missed} missed, {outcome.false} false"
-    print(f"\n{name} on {result['device']}: {counts}")
+    print(f"\n{name} on {result['device']}: {outcome}")
     for found in result["detections"]:
         box = "  ".join(f"{edge:6.1f}" for edge in found["box"])
         print(f"   {found['label']}   confidence {found['score']:.2f}   box {box}")
@@ -115,36 +59,70 @@ def start_server() -> LocalServer:
         return LocalServer(["--gpus", "cpu:2", *models])
 
 
+def function_url(url: str, pictures: Mapping[str, bytes], truth: pictures_in_a_bucket.Truth) -> int:
+    """Has a function find digits in pictures that come in its events. Returns how many were missed or are false."""
+    wrong = 0
+    root = EXAMPLES / "lambda_handler"
+    with LambdaFunction("handler.handler", task_root=root, environment={"REMOTEGPU_URL": url}) as function:
+        print(f"the handler runs under awslambdaric, process {function.pid}, without CUDA and without the model")
+        for name, picture in pictures.items():
+            response: Any = function.invoke(http_event(picture))
+            result = json.loads(response["body"])
+            if response["statusCode"] != 200:
+                raise SystemExit(f"{name}: {response['statusCode']} {result}")
+            outcome = compare(result["detections"], truth[name])
+            wrong += outcome.missed + outcome.false
+            report(name, result, outcome)
+            (OUTPUT / f"{Path(name).stem}.png").write_bytes(annotate(picture, result["detections"]))
+    print(f"\nannotated pictures: {OUTPUT}")
+    print("all detections match the true boxes" if not wrong else f"{wrong} detections do not match the true boxes")
+    return wrong
+
+
 def main() -> int:
-    """Runs the demo. Exit code 1 if a detection does not match the truth."""
+    """Runs the demo. Exit code 1 if a detection does not match the truth, or anything is left."""
     OUTPUT.mkdir(exist_ok=True)
     truth = json.loads((DETECTOR / "pictures" / "truth.json").read_text())
+    pictures = {name: (DETECTOR / "pictures" / name).read_bytes() for name in sorted(truth)}
     server = start_server()
     print(f"remotegpu-server on port {server.port}, process {server.process.pid}")
-    wrong = 0
     try:
-        environment = {"REMOTEGPU_URL": server.url}
-        with LambdaFunction(
-            "handler.handler", task_root=EXAMPLES / "lambda_handler", environment=environment
-        ) as function:
-            print(f"the handler runs under awslambdaric, process {function.pid}, without CUDA and without the model")
-            for name, boxes in sorted(truth.items()):
-                picture = (DETECTOR / "pictures" / name).read_bytes()
-                response: Any = function.invoke(http_event(picture))
-                result = json.loads(response["body"])
-                if response["statusCode"] != 200:
-                    raise SystemExit(f"{name}: {response['statusCode']} {result}")
-                outcome = compare(result["detections"], boxes)
-                wrong += outcome.missed + outcome.false
-                report(name, result, outcome)
-                annotate(picture, result["detections"], OUTPUT / f"{Path(name).stem}.png")
-        print(f"\nannotated pictures: {OUTPUT}\n\n$ remotegpu top --once", flush=True)
+        print("\n1. A picture in each event\n", flush=True)
+        wrong = function_url(server.url, pictures, truth)
+        print("\n2. Pictures in a bucket\n", flush=True)
+        right = pictures_in_a_bucket.show(server.url, pictures, truth, OUTPUT / "results")
+        print("\n$ remotegpu top --once", flush=True)
         subprocess.run([sys.executable, "-m", "remotegpu.cli", "top", "--once", "--url", server.url], check=True)
     finally:
         server.stop()
-    print("\nall detections match the true boxes" if not wrong else f"\n{wrong} detections do not match the true boxes")
-    return 1 if wrong else 0
+    print("\nall as it should be" if right and not wrong else "\nnot as it should be: see above")
+    return 0 if right and not wrong else 1
+
+
+class Interrupted(BaseException):
+    """A signal came; its argument is the signal's number."""
+
+
+def _interrupt(number: int, frame: object) -> None:
+    for each in _SIGNALS:
+        signal.signal(each, _give_up)
+    raise Interrupted(number)
+
+
+def _give_up(number: int, frame: object) -> None:
+    """Ends what is left: the signal may have come between the start of a process and the moment from which somebody
+    would end it. A second signal does not wait for the others' ends either."""
+    for child in psutil.Process().children(recursive=True):
+        child.kill()
+    os._exit(128 + number)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    for each in _SIGNALS:
+        signal.signal(each, _interrupt)
+    try:
+        code = main()
+    except Interrupted as interruption:
+        sys.stdout.flush()
+        _give_up(interruption.args[0], None)
+    raise SystemExit(code)

@@ -205,6 +205,11 @@ def echo(event: Event, context: Any) -> dict[str, Any]:
     return {"key": event["key"], "job": event["job"], "left": context.get_remaining_time_in_millis()}
 
 
+def claiming(event: Event, context: Any) -> object:
+    """Says that it has stored a result, and has not."""
+    return {"stored": True}
+
+
 def held(event: Event, context: Any) -> object:
     """Ends when the gate opens."""
     seen.append(event)

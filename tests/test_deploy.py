@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import tomllib
@@ -170,7 +171,7 @@ def test_nothing_is_open_to_the_world(sam: Template, network: Template) -> None:
 def test_functions_reach_what_they_call_without_the_internet(network: Template) -> None:
     endpoints = of_type(network, "AWS::EC2::VPCEndpoint").values()
     services = {made["ServiceName"]["Fn::Sub"].rpartition(".")[2]: made["VpcEndpointType"] for made in endpoints}
-    assert services == {"s3": "Gateway", "sqs": "Interface", "sts": "Interface", "lambda": "Interface"}
+    assert services == {"s3": "Gateway", "sts": "Interface", "lambda": "Interface"}
 
 
 def test_alarms_cover_errors_slowness_dead_letters_and_waiting(sam: Template) -> None:
@@ -235,6 +236,29 @@ def test_user_data_is_a_script_that_installs_this_health_check() -> None:
     assert {"REMOTEGPU_SERVER_TLS_CERT", "REMOTEGPU_SERVER_TLS_KEY", "REMOTEGPU_SERVER_IDENTITY"} <= read
     data = of_type(template(TEMPLATES[2]), "AWS::EC2::LaunchTemplate")["LaunchTemplate"]["LaunchTemplateData"]
     assert data["MetadataOptions"]["HttpTokens"] == "required"
+
+
+@pytest.mark.parametrize(
+    ("active", "seconds", "restarted"), [(True, 3600, True), (True, 60, False), (False, 3600, False)]
+)
+def test_a_server_that_does_not_answer_is_restarted_but_not_one_that_begins(
+    active: bool, seconds: int, restarted: bool, tmp_path: Path
+) -> None:
+    (heal,) = re.findall(r"cat > /opt/remotegpu/heal <<'END'\n(.*?)\nEND\n", user_data(), re.DOTALL)
+    began = int((float(Path("/proc/uptime").read_text().split()[0]) - seconds) * 1e6)
+    stub = f"""#!/bin/sh
+case "$1" in
+is-active) exit {int(not active)};;
+show) echo {began};;
+restart) echo "$2" > {tmp_path}/restarted;;
+esac"""
+    for name, text in {"systemctl": stub, "sleep": "#!/bin/sh", "python": "#!/bin/sh\nexit 1"}.items():
+        (tmp_path / name).write_text(text + "\n")
+        (tmp_path / name).chmod(0o755)
+    script = heal.replace("/opt/remotegpu/bin/python", str(tmp_path / "python"))
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    subprocess.run(["bash", "-c", script], check=True, env={"PATH": path})
+    assert (tmp_path / "restarted").exists() == restarted
 
 
 def test_requirement_of_the_gpu_server_is_an_extra() -> None:

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import hashlib
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 
 from remotegpu import errors
 from remotegpu_server.identity import assembly, caller_identity, file, roles
-from remotegpu_server.identity.asking import Asker, Refusal
+from remotegpu_server.identity.asking import MOST, Asker, Refusal
 from remotegpu_server.identity.provider import Identity
 from remotegpu_server.identity.verified import Verified
 from tests.fixtures.authority import web_server
@@ -171,6 +173,7 @@ def test_the_edge_follows_nobody_reads_no_more_than_its_limit_and_waits_for_nobo
         "/html": (200, {}, b"<html>"),
         "/deep": (200, {}, b"[" * 100_000),
         "/long": (200, {}, b'"' + b"x" * 300_000 + b'"'),
+        "/packed": (200, {"Content-Encoding": "gzip"}, gzip.compress(b"7")),  # inflating knows no limit
     }
 
     async def ask(url: str) -> dict[str, object]:
@@ -192,6 +195,30 @@ def test_the_edge_follows_nobody_reads_no_more_than_its_limit_and_waits_for_nobo
         "/html": "with JSON",
         "/deep": "with JSON",
         "/long": "answer",
+        "/packed": "with JSON",
         "/gone": "answer",
     }.items():
         assert why in str(found[path])
+
+
+def test_one_that_is_slow_keeps_few_who_ask_it_and_none_who_ask_another() -> None:
+    answered = threading.Event()
+
+    def slow(_method: str, path: str, *_: object) -> tuple[int, Mapping[str, str], bytes]:
+        assert path == "/quick" or answered.wait(20)
+        return 200, {}, b"7"
+
+    async def ask(url: str) -> None:
+        asker = Asker()
+        calls = [asyncio.create_task(asker.json(f"{url}/slow", "it")) for _ in range(MOST + 20)]
+        done, waiting = await asyncio.wait(calls, timeout=0.3)
+        assert len(waiting) == MOST
+        assert {type(call.exception()) for call in done} == {errors.Unavailable}
+        assert await asker.json(f"{url}/quick".replace("127.0.0.1", "localhost"), "another") == 7
+        answered.set()
+        assert await asyncio.gather(*waiting) == [7] * MOST
+        assert await asker.json(f"{url}/quick", "it") == 7
+        await asker.close()
+
+    with web_server(slow) as url:
+        asyncio.run(ask(url))

@@ -20,7 +20,7 @@ import pytest
 import yaml
 from moto import mock_aws
 
-from examples.demo import compare
+from examples.detections import compare
 from remotegpu import Client
 from remotegpu._version import __version__
 from remotegpu.local import LocalServer

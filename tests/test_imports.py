@@ -107,6 +107,11 @@ def test_an_unknown_name_is_an_attribute_error(name: str) -> None:
         getattr(remotegpu, name)
 
 
+def test_a_client_loads_what_proves_an_iam_role_only_when_it_is_to() -> None:
+    loaded = modules("import remotegpu.client, remotegpu.security, remotegpu.identity")
+    assert not {name for name in loaded if name.startswith(("remotegpu.aws", "http.client", "urllib.request"))}
+
+
 def test_the_command_line_of_the_server_loads_no_library() -> None:
     """`--help` and a refusal are quick, and a missing extra is told and not tripped over."""
     assert not packages("import remotegpu_server.cli") & set(HEAVY)
@@ -116,4 +121,5 @@ def test_the_daemon_never_touches_a_device() -> None:
     loaded = modules("import remotegpu_server.daemon")
     assert "remotegpu_server.gateway.service" in loaded
     assert not {name.partition(".")[0] for name in loaded} & {"cupy", "onnxruntime", "PIL", "array_api_compat"}
+    assert not {name.partition(".")[0] for name in loaded} & {"jwt", "cryptography"}, "not without --identity"
     assert not any(name.startswith("remotegpu_server.backends") for name in loaded)

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from deploy.layer import build as layer
-from examples.demo import compare, http_event
+from examples.demo import http_event
+from examples.detections import compare
 from examples.lambda_handler.runtime_api import LambdaFunction
 from remotegpu.local import LocalServer
 from tests.conftest import DIGITS

@@ -18,7 +18,8 @@ import pytest
 
 import remotegpu
 from remotegpu import Client
-from remotegpu import client as client_module
+from remotegpu import watching as watching_module
+from remotegpu.calls import Request
 from remotegpu.config import LAMBDA_VARIABLE, LEASE_VARIABLE
 from remotegpu.local import LocalServer
 from remotegpu.v1 import compute_pb2, scheduler_pb2
@@ -267,11 +268,11 @@ def test_tenant_goes_with_every_call(server: LocalServer, passive: Client) -> No
 def test_model_without_a_lease_says_which_it_is(passive: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     headers: list[compute_pb2.RunHeader] = []
 
-    def send(header: compute_pb2.RunHeader, *rest: Any) -> Any:
-        headers.append(header)
-        return Client.send(passive, header, *rest)
+    def exchange(request: Request, *rest: Any) -> Any:
+        headers.append(compute_pb2.RunHeader.FromString(request.head(1.0)))
+        return Client.exchange(passive, request, *rest)
 
-    monkeypatch.setattr(passive, "send", send)
+    monkeypatch.setattr(passive, "exchange", exchange)
     passive.model("linear")(np.zeros((1, 64), np.float32))
     assert [header.model for header in headers] == ["linear"]
 
@@ -354,7 +355,7 @@ def test_watch_is_one_stream_beyond_any_timeout_and_notices_silence(proxy: Fault
 
 
 def test_watch_goes_on_with_a_new_stream_now_and_then(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "STREAM_LIFE", -4.8)  # 0.3 s with an interval of 0.1 s and the patience of 5 s
+    monkeypatch.setattr(watching_module, "STREAM_LIFE", -4.8)  # 0.3 s with an interval of 0.1 s and the patience of 5 s
     watching = client.watch(0.1)
     wait_until(lambda: next(watching) and client.statistics().round_trips >= 3, "streams have ended")
     watching.close()

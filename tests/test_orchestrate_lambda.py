@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from examples.lambda_handler.invoke_api import LambdaService
 from examples.lambda_handler.runtime_api import LambdaFunction
 from remotegpu import Client
 from remotegpu.local import LocalServer
 from tests.conftest import DIGITS, wait_until
-from tests.fixtures.lambda_service import LambdaService
 from tests.orchestration import Aws, Cloud, Working, leases
 
 FUNCTIONS = Path(__file__).resolve().parent / "fixtures"

@@ -86,6 +86,8 @@ def test_messages_without_work(text: str) -> None:
         body(record(key="")),
         body(record(key="%ff")),
         body(record(eTag=None)),
+        body(record(key="\ud800")),
+        body(record(versionId="\ud800")),
         json.dumps({"Records": [{"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": 3}, "object": {}}}]}),
     ],
 )
@@ -149,6 +151,15 @@ def test_without_a_lease_the_rest_is_not_tried_and_nothing_is_kept_back() -> Non
     it = message(1, deliveries=4)
     it.begin()
     assert it.handle(Refused(0, delayed=True), 1) == [Release(7)]
+
+
+def test_a_job_that_cannot_be_looked_at_does_not_keep_the_others() -> None:
+    it = message(2, deliveries=3)
+    it.begin()
+    assert it.handle(Refused(0, delayed=True), 1) == [Look(1)]
+    it.handle(Looked(1, needed=True), 1)
+    it.handle(Granted(1), 1)
+    assert it.handle(Ended(1, done=True), 2) == [Release(3)]
 
 
 def test_visibility_is_extended_at_a_third_and_never_beyond_twelve_hours() -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import grpc
 import pytest
@@ -181,6 +182,31 @@ def test_black_hole_swallows_bytes_and_keeps_connections(proxy: FaultProxy, echo
         client.sendall(b"b")
         assert receive(client, 1) == b"b"
     assert bytes(echo_server.received) == b"aab"
+
+
+@pytest.mark.parametrize("how", ["fin", "rst", "silent"])
+def test_lost_connections_are_lost_as_said_and_new_ones_work(
+    proxy: FaultProxy, echo_server: EchoServer, how: Literal["fin", "rst", "silent"]
+) -> None:
+    with connect(proxy) as client:
+        client.sendall(b"a")
+        receive(client, 1)
+        proxy.lose(how)
+        if how == "fin":
+            assert client.recv(1) == b""
+        client.sendall(b"lost")
+        client.settimeout(0.3)
+        if how == "rst":
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
+        elif how == "silent":
+            with pytest.raises(TimeoutError):
+                client.recv(1)
+    with connect(proxy) as client:
+        client.sendall(b"b")
+        assert receive(client, 1) == b"b"
+    if how != "fin":
+        assert bytes(echo_server.received) == b"ab"
 
 
 @pytest.mark.parametrize("count", [0, 3])

@@ -180,6 +180,19 @@ def test_what_waits_for_a_model_without_room_hears_so_however_late_it_asks(tmp_p
     assert isinstance(waiting.error, errors.OutOfMemory)
 
 
+def test_a_lease_that_names_a_model_has_it_loaded_and_kept(tmp_path: Path) -> None:
+    loader, _ = loader_of(tmp_path, budget=1 << 20)
+    loader.pin(2, lease=6)  # a file that is not served
+    loader.pin(1, lease=7)
+    run_tasks(loader)
+    assert loader.used > 0
+    loader.pin(1, lease=8)
+    loader.drop(7)
+    assert loader._residency.evict() is None
+    loader.drop(8)
+    assert loader._residency.evict() == 1
+
+
 def test_a_model_that_was_unloaded_before_its_turn_is_not_loaded(tmp_path: Path) -> None:
     loader, _ = loader_of(tmp_path, budget=1 << 20)
     loader.command(pb.WorkerCommand(publish=pb.ModelTable()).SerializeToString(), lambda answer: None)

@@ -20,7 +20,8 @@ import pytest
 import tritonclient.http as triton
 
 from remotegpu.local import LocalServer
-from remotegpu_server.standard import rest as rest_door
+from remotegpu_server.standard import rest_connections
+from remotegpu_server.standard.entrance import Entrance
 from remotegpu_server.standard.infer import Inference
 from remotegpu_server.standard.rest import Rest
 from remotegpu_server.standard.threads import in_thread
@@ -139,7 +140,7 @@ def test_a_caller_that_goes_away_leaves_nothing(rest: LocalServer, client: trito
 
 def door(patience: float = 60) -> Rest:
     """The REST door alone, in this process."""
-    return Rest(cast(Inference, SimpleNamespace(gate=SimpleNamespace(arena_size=ARENA))), patience)
+    return Rest(Entrance(cast(Inference, SimpleNamespace(gate=SimpleNamespace(arena_size=ARENA)))), patience)
 
 
 def test_a_connection_that_sends_nothing_is_closed() -> None:
@@ -169,7 +170,7 @@ def test_connections_that_have_gone_are_forgotten() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await reader.readline()).split()[1] == b"200"  # after all of them
-        assert not alone._silent
+        assert not alone._server._silent
         writer.close()
         await alone.stop(1)
 
@@ -177,7 +178,7 @@ def test_connections_that_have_gone_are_forgotten() -> None:
 
 
 def test_one_connection_too_many_hears_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rest_door, "_CONNECTIONS", 2)
+    monkeypatch.setattr(rest_connections, "_MOST", 2)
 
     async def main() -> None:
         alone = door()

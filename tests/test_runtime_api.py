@@ -279,3 +279,32 @@ def handler(event, context):
 def test_missing_task_root_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no_such_folder"):
         LambdaFunction("app.handler", task_root=tmp_path / "no_such_folder").__enter__()
+
+
+SNAPPED = """
+import os, snapshot_restore_py
+order = ["init"]
+snapshot_restore_py.register_before_snapshot(order.append, "before")
+snapshot_restore_py.register_after_restore(order.append, "after")
+def handler(event, context):
+    return [os.environ["AWS_LAMBDA_INITIALIZATION_TYPE"], *order]
+"""
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_snapshot_is_taken_after_the_hooks_and_restored_by_the_first_invocation(
+    function_from: MakeFunction, frozen: bool
+) -> None:
+    with function_from(SNAPPED, snap_start=True) as function:
+        if frozen:
+            function.freeze()
+        assert function.invoke({}) == ["snap-start", "init", "before", "after"]
+        function.freeze()
+        assert function.invoke({}) == ["snap-start", "init", "before", "after"]
+
+
+@pytest.mark.parametrize("hook", ["before_snapshot", "after_restore"])
+def test_hook_that_fails_is_the_functions_error(function_from: MakeFunction, hook: str) -> None:
+    source = f"import snapshot_restore_py\nsnapshot_restore_py.register_{hook}(int, 'x')\nhandler = print\n"
+    with function_from(source, snap_start=True) as function, pytest.raises(FunctionError, match="invalid literal"):
+        function.invoke({})

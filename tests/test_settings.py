@@ -60,7 +60,7 @@ def test_local_stands_for_a_server_of_ones_own() -> None:
         ("grpc://gpu.example/path", "is not a server's address"),
         ("grpc://gpu.example:0", "is not a server's address"),
         ("local:other", "is not a server's address"),
-        ("grpcs://gpu.example", "no TLS yet"),
+        ("grpcs://gpu.example/path", "is not a server's address"),
         ("grpc://gpu.example:70000", "Port out of range"),
         ("grpc://gpu.example:fifty", "Port could not be cast"),
         ("grpc://[::1", "Invalid IPv6 URL"),
@@ -72,7 +72,7 @@ def test_another_url_is_refused_with_the_forms_that_are_allowed(url: str, why: s
     assert caught.value.setting == "REMOTEGPU_URL"
     assert why in caught.value.why
     assert repr(url) in caught.value.why
-    assert "grpc://HOST:PORT, or local:" in caught.value.why
+    assert "grpc://HOST:PORT, grpcs://HOST:PORT for one with TLS, or local:" in caught.value.why
 
 
 def test_the_setting_is_called_url_if_nothing_else_is_said() -> None:
@@ -372,11 +372,15 @@ def test_a_server_needs_its_models(tmp_path: Path) -> None:
     assert f"--models: {tmp_path / 'none'} is not a folder" in said
 
 
-def test_a_server_needs_its_port() -> None:
+@pytest.mark.parametrize("option", ["--listen", "--inference", "--rest"])
+def test_a_server_needs_its_ports(option: str) -> None:
+    others: tuple[str, ...] = () if option == "--listen" else ("--listen", "127.0.0.1:0")
+    others += ("--inference", "127.0.0.1:0") if option == "--rest" else ()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        said = refuse("--gpus", "cpu", "--arena", "1MiB", "--listen", f"127.0.0.1:{port}")
-    assert f"remotegpu-server: --listen: 127.0.0.1:{port} cannot be had" in said.splitlines()[-1]  # after gRPC's own
+        said = refuse("--gpus", "cpu", "--arena", "1MiB", *others, option, f"127.0.0.1:{port}")
+    assert "Traceback" not in said
+    assert f"remotegpu-server: {option}: 127.0.0.1:{port} cannot be had" in said.splitlines()[-1]  # after gRPC's own
 
 
 def test_nonsense_on_the_command_line_is_refused_too() -> None:

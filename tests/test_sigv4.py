@@ -7,7 +7,9 @@ from __future__ import annotations
 import datetime
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,6 +23,7 @@ from botocore.credentials import Credentials
 from remotegpu import errors
 from remotegpu.aws import credentials, identity, sts
 from remotegpu.aws.sigv4 import Keys, Scope, presigned, signed_headers
+from tests.conftest import wait_until
 from tests.fixtures.authority import web_server
 from tests.fixtures.aws_identity import AUDIENCE, KEYS, REGION, STRANGER, Issuer, Sts
 
@@ -79,6 +82,28 @@ def test_a_web_identity_token_is_made_once_and_anew_before_it_expires(monkeypatc
             monkeypatch.setattr(time, "time", lambda later=later: real() + later)
             made.metadata()
             assert len(service.seen) == asked
+
+
+def test_those_who_wait_for_a_try_that_fails_do_not_try_themselves_one_after_another() -> None:
+    asked, answered = [0], threading.Event()
+
+    def refusing(*_: object) -> tuple[int, dict[str, str], bytes]:
+        asked[0] += 1
+        answered.wait(20)
+        return 403, {}, b"<html>"
+
+    with web_server(refusing) as url, ThreadPoolExecutor(8) as threads:
+        made = identity.WebIdentity(AUDIENCE, {**ENVIRONMENT, "AWS_ENDPOINT_URL_STS": url})
+        tries = [threads.submit(made.metadata) for _ in range(8)]
+        wait_until(lambda: asked[0] == 1 and threads._work_queue.empty(), "one asks, the others come")
+        answered.set()
+        for each in tries:
+            with pytest.raises(errors.AuthError, match="no web identity token .403"):
+                each.result(20)
+        assert (before := asked[0]) < 4, "but for a thread that the system lets come late"
+        with pytest.raises(errors.AuthError):
+            made.metadata()
+        assert asked[0] == before + 1, "who comes later tries again"
 
 
 def test_why_no_token_is_made_is_told_without_the_keys() -> None:

@@ -218,7 +218,7 @@ def test_a_request_that_is_larger_than_the_arena(triton: Triton) -> None:
 
 def test_tenants_are_known_at_this_door(served: LocalServer, triton: Triton, client_of: Client) -> None:
     triton("infer", "simple", simple(1), headers={"remotegpu-tenant": "standard"})
-    refused = triton("ask", "is_server_live", headers={"remotegpu-tenant": "no such name!"})
+    refused = triton("ask", "get_server_metadata", headers={"remotegpu-tenant": "no such name!"})
     assert refused[0] == "StatusCode.INVALID_ARGUMENT"
     assert not client_of.top().leases
 

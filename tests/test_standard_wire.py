@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from remotegpu import errors
 from remotegpu.v1 import inference_pb2 as pb
+from remotegpu_server.identity.provider import Identity
 from remotegpu_server.standard import tensors, wire
 from remotegpu_server.standard.classification import classified
 from remotegpu_server.standard.refusals import Refused
@@ -249,15 +250,17 @@ class Silent:
 def test_streams_end_when_the_server_drains_however_late_they_came_and_are_limited() -> None:
     async def main() -> None:
         streams = Streams(cast(Any, None), room=2)
-        open_streams = [asyncio.ensure_future(streams.serve("default", cast(Any, Silent()))) for _ in range(2)]
+        open_streams = [
+            asyncio.ensure_future(streams.serve(Identity("default"), cast(Any, Silent()))) for _ in range(2)
+        ]
         await asyncio.sleep(0)
         with pytest.raises(Refused, match="2 streams are open"):
-            await streams.serve("default", cast(Any, Silent()))
+            await streams.serve(Identity("default"), cast(Any, Silent()))
         streams.drain()  # before its readers have begun
         open_streams[0].cancel()
         for refused in await asyncio.wait_for(asyncio.gather(*open_streams, return_exceptions=True), 5):
             assert isinstance(refused, Refused | asyncio.CancelledError)
         with pytest.raises(Refused, match="draining"):
-            await asyncio.wait_for(streams.serve("default", cast(Any, Silent())), 5)
+            await asyncio.wait_for(streams.serve(Identity("default"), cast(Any, Silent())), 5)
 
     asyncio.run(main())

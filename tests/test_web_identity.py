@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from remotegpu import errors
 from remotegpu_server.identity import key_sets
-from remotegpu_server.identity.jwt import WebIdentity, keys_of
+from remotegpu_server.identity.jwt import MOST_WAITING, WebIdentity, keys_of
 from remotegpu_server.identity.provider import Identity
 from remotegpu_server.identity.verified import Verified
 from tests.fixtures.aws_identity import AUDIENCE, ROLE, Issuer, by_hand, claims
@@ -53,6 +53,9 @@ FORGED: dict[str, tuple[Callable[[Issuer], str], str]] = {
         lambda i: by_hand({"alg": "RS256", "kid": "rs"}, claims(iss=i.url), public(i)),
         "sign",
     ),
+    "a list of algorithms": (lambda i: by_hand({"alg": ["ES384"], "kid": "es"}, claims(iss=i.url)), "algorithm"),
+    "a key with a path": (lambda i: by_hand({"alg": "ES384", "kid": "../es"}, claims(iss=i.url)), "does not publish"),
+    "algorithms twice": (lambda i: twice(i), "signature"),
     "another algorithm": (lambda i: i.token("rs", "RS512"), "algorithm"),
     "the key of another algorithm": (lambda i: i.token("rs", "RS256", i.keys["rs"]).replace(*swapped()), "can be|key"),
     "somebody's own key": (lambda i: i.token("es", key=ec.generate_private_key(ec.SECP384R1())), "signature"),
@@ -67,6 +70,8 @@ FORGED: dict[str, tuple[Callable[[Issuer], str], str]] = {
     "without an end": (lambda i: i.token(exp=None), "exp"),
     "an end that is no number": (lambda i: by_key(i, exp=True), "exp"),
     "an end beyond all": (lambda i: by_key(i, exp=1e308), "exp"),
+    "an end beyond all numbers": (lambda i: by_key(i, exp=10**400), "exp"),
+    "an end that is not a number": (lambda i: by_key(i, exp=float("nan")), "exp"),
     "not yet": (lambda i: i.token(nbf=int(time.time()) + 70), "future"),
     "of tomorrow": (lambda i: i.token(iat=int(time.time()) + 86400), "future"),
     "of no time": (lambda i: i.token(iat=None), "iat"),
@@ -99,6 +104,13 @@ def swapped() -> tuple[str, str]:
         return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
     return head("RS256"), head("ES384")
+
+
+def twice(issuer: Issuer) -> str:
+    """A header that says none to whoever reads the first value, and ES384 to whoever reads the last."""
+    header = b'{"alg":"none","alg":"ES384","kid":"es"}'
+    body = issuer.token().split(".")[1]
+    return f"{base64.urlsafe_b64encode(header).decode().rstrip('=')}.{body}."
 
 
 def with_jwk(issuer: Issuer) -> str:
@@ -153,6 +165,34 @@ def test_a_storm_of_unknown_keys_asks_the_issuer_once(callers: Verified, wire: W
     assert identified(callers, f"Bearer {wire.issuer.token()}").tenant == "vision"
 
 
+def test_an_issuer_that_is_slow_holds_up_few_calls_and_only_those_that_need_it(callers: Verified, wire: Wire) -> None:
+    """Whoever invents key ids would otherwise have a place of every call that the server takes."""
+    stranger, answered = ec.generate_private_key(ec.SECP384R1()), asyncio.Event()
+    known, invented = wire.issuer.token(), [wire.issuer.token(f"es-{number}", key=stranger) for number in range(70)]
+
+    async def slow(*_: object) -> object:
+        await answered.wait()
+        return wire.issuer.document()
+
+    async def flood() -> None:
+        await callers.identify([(BEARER, f"Bearer {known}")])
+        wire.json = slow  # type: ignore[method-assign, assignment]
+        callers._clock = lambda: time.time() + key_sets.PAUSE
+        calls = [asyncio.create_task(callers.identify([(BEARER, f"Bearer {token}")])) for token in invented]
+        done, waiting = await asyncio.wait(calls, timeout=0.2)
+        assert len(waiting) == MOST_WAITING
+        assert {type(call.exception()) for call in done} == {errors.Unavailable}
+        await callers.identify([(BEARER, f"Bearer {wire.issuer.token(jti='another')}")])
+        answered.set()
+        await asyncio.wait(waiting)
+        assert {type(call.exception()) for call in waiting} == {errors.AuthError}
+
+    try:
+        asyncio.run(flood())
+    finally:
+        del wire.json  # type: ignore[misc]
+
+
 def test_keys_are_asked_for_when_one_is_new_and_hold_while_the_issuer_is_away(wire: Wire) -> None:
     now = [time.time()]
     callers = Verified({"bearer": [WebIdentity([ISSUER], AUDIENCE, TENANTS, wire)]}, wire, lambda: now[0])
@@ -205,6 +245,8 @@ def test_only_keys_of_the_two_algorithms_are_taken_from_a_key_set() -> None:
         {"kty": "oct", "kid": "shared", "k": "c2VjcmV0"},
         {**good[0], "kid": "enc", "use": "enc"},
         {**good[0], "kid": "lies", "alg": "RS256"},
+        {**good[1], "kid": "unsigned", "alg": "none"},
+        {**good[1], "kid": "odd", "alg": []},
         {**good[0], "kid": 7},
         {"kty": "EC", "kid": "broken", "crv": "P-384"},
         "text",

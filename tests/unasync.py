@@ -14,13 +14,14 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent / "src" / "remotegpu"
-MODULES = ("calls", "client", "lease", "one_call", "retry", "session", "transport", "upload")
+MODULES = ("calls", "client", "lease", "one_call", "retry", "session", "transport", "upload", "watching")
 RULES = (
     (r"\bfrom asyncio import Task\b", "from concurrent.futures import Future"),
     (r"\bTask\[", "Future["),
     (r"\bimport Awaitable, ", "import "),
     (r"\bAwaitable\[(\w+)\]", r"\1"),
     (r"\bimport AsyncGenerator, AsyncIterator, Callable, Iterator\b", "import Callable, Generator, Iterator"),
+    (r"\bimport AsyncGenerator, Awaitable, Callable\b", "import Callable, Generator"),
     (r"\bimport AsyncGenerator, Mapping, Sequence\b", "import Generator, Mapping, Sequence"),
     (r"\bAsyncGenerator\[([^][]+(?:\[[^][]+\])?), None\]", r"Generator[\1, None, None]"),
     (r"\bAsync([A-Z])", r"\1"),

@@ -22,7 +22,7 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Self
@@ -31,7 +31,7 @@ PAYLOAD_LIMIT = 6_291_556  # bytes of an event or a response, as measured on AWS
 INIT_TIMEOUT = 10.0  # seconds from the start of the runtime to its first request for an event
 LOG_LIMIT = 256 * 1024  # bytes of output shown
 
-_OUTCOME = re.compile(r"/2018-06-01/runtime/(init|invocation/(?P<id>[^/]+))/(?P<kind>response|error)")
+_OUTCOME = re.compile(r"/2018-06-01/runtime/(init|restore|invocation/(?P<id>[^/]+))/(?P<kind>response|error)")
 
 
 class FunctionError(Exception):
@@ -66,12 +66,13 @@ class PayloadTooLarge(Exception):
 
 class _RuntimeApi(socketserver.ThreadingTCPServer):
     """The server. An event is its headers and body, or None when the runtime is dead. A report is what the runtime did:
-    None when it asked for an event, the body of a response, or what went wrong."""
+    None when it asked for an event, or for its snapshot, the body of a response, or what went wrong."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _RequestHandler)
         self.events: queue.SimpleQueue[tuple[Mapping[str, str], bytes] | None] = queue.SimpleQueue()
         self.reports: queue.SimpleQueue[bytes | Exception | None] = queue.SimpleQueue()
+        self.restored = threading.Event()  # the runtime may go on from its snapshot, or is dead
         self.request_id: str | None = None  # of the invocation that the runtime works on
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -88,6 +89,11 @@ class _RequestHandler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
+        if self.path == "/2018-06-01/runtime/restore/next":
+            self.server.reports.put(None)
+            self.server.restored.wait()
+            self._answer(200)
+            return
         if self.path != "/2018-06-01/runtime/invocation/next":
             self._answer(404)
             return
@@ -130,9 +136,10 @@ class _Environment:
     def __init__(self, function: "LambdaFunction") -> None:
         self.function, self.api = function, _RuntimeApi()
         self.is_ready = False  # the runtime waits for an event
+        self.is_snapshot = False  # it waits to be restored
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "awslambdaric", function.handler],
+                [*function.interpreter, "-m", "awslambdaric", function.handler],
                 cwd=function.task_root,
                 env={"AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{self.api.server_address[1]}", **function.variables},
                 stdin=subprocess.DEVNULL,
@@ -161,6 +168,7 @@ class _Environment:
         self._exit_watch.join()
         self.process.wait()
         self.api.events.put(None)
+        self.api.restored.set()
         self.api.shutdown()
         self._server.join()
         self.api.server_close()  # joins the threads of the connections
@@ -171,7 +179,9 @@ class LambdaFunction:
 
     `handler` is `module.function`, found under `task_root`. `environment` is added to the variables that the service
     sets, and wins over them; nothing else of this process's environment is passed on. `timeout` is in seconds.
-    `memory`, in MB, is told to the function but not enforced. For one thread, in a `with` statement.
+    `memory`, in MB, is told to the function but not enforced. `interpreter` is the command that runs the runtime
+    client, which must find it. With `snap_start` it is initialised as for a snapshot, and goes on from there with its
+    first invocation. For one thread, in a `with` statement.
     """
 
     def __init__(
@@ -182,11 +192,15 @@ class LambdaFunction:
         environment: Mapping[str, str] = {},
         timeout: float = 30.0,
         memory: int = 512,
+        interpreter: Sequence[str] = (sys.executable,),
+        snap_start: bool = False,
     ) -> None:
         self.handler = handler
         self.name = handler.rsplit(".", 1)[0].replace("/", "-")
         self.task_root = task_root.resolve()
         self.timeout = timeout
+        self.interpreter = interpreter
+        self.snap_start = snap_start
         self.variables = {**_service_variables(self, memory), **environment}
         self._environment: _Environment | None = None
         # A file and not a pipe: what was printed before a response is there when the response is, and after exit.
@@ -212,6 +226,7 @@ class LambdaFunction:
             raise PayloadTooLarge("event", len(body))
         environment = self._environment = self._environment or _Environment(self)
         self.thaw()
+        self._restore(environment)
         self._wait_ready(environment)
         environment.is_ready = False
         region = self.variables["AWS_REGION"]
@@ -233,8 +248,13 @@ class LambdaFunction:
         return self._running().process.pid
 
     def freeze(self) -> None:
-        """Stop all threads of the function once it waits for an event, as the service does between invocations."""
-        self._wait_ready(self._running())
+        """Stop all threads of the function once it waits for an event, as the service does between invocations, or for
+        its restore from a snapshot."""
+        environment = self._running()
+        if self.snap_start and not environment.api.restored.is_set():
+            self._wait_snapshot(environment)
+        else:
+            self._wait_ready(environment)
         os.killpg(self.pid, signal.SIGSTOP)
         os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
@@ -257,6 +277,16 @@ class LambdaFunction:
         if self._environment is None:
             raise RuntimeError(f"{self.handler} has no running environment: start one with `with` or `invoke`")
         return self._environment
+
+    def _wait_snapshot(self, environment: _Environment) -> None:
+        if not environment.is_snapshot:
+            self._next_report(environment, "init phase", INIT_TIMEOUT)
+            environment.is_snapshot = True
+
+    def _restore(self, environment: _Environment) -> None:
+        if self.snap_start and not environment.api.restored.is_set():
+            self._wait_snapshot(environment)
+            environment.api.restored.set()
 
     def _wait_ready(self, environment: _Environment) -> None:
         if not environment.is_ready:
@@ -283,7 +313,7 @@ def _service_variables(function: LambdaFunction, memory: int) -> dict[str, str]:
         "AWS_LAMBDA_FUNCTION_NAME": function.name,
         "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(memory),
-        "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
+        "AWS_LAMBDA_INITIALIZATION_TYPE": "snap-start" if function.snap_start else "on-demand",
         "AWS_EXECUTION_ENV": f"AWS_Lambda_python{sys.version_info.major}.{sys.version_info.minor}",
         "AWS_REGION": "us-east-1",
         "LANG": "en_US.UTF-8",

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from remotegpu.answers import Explanation, Settings
     from remotegpu.array import Array
     from remotegpu.client import Client
+    from remotegpu.deadlines import invocation, lambda_handler
     from remotegpu.errors import (
+        AuthError,
         Busy,
         ConfigurationError,
         ConnectError,
@@ -57,6 +59,7 @@ __all__ = [
     "Array",
     "AsyncClient",
     "AsyncLease",
+    "AuthError",
     "Busy",
     "Client",
     "ConfigurationError",
@@ -93,6 +96,8 @@ __all__ = [
     "Unavailable",
     "WouldBlock",
     "__version__",
+    "invocation",
+    "lambda_handler",
     "save_program",
 ]
 
@@ -107,6 +112,8 @@ _MODULES = {
     "Settings": "answers",
     "Statistics": "statistics",
     "Timing": "result",
+    "invocation": "deadlines",
+    "lambda_handler": "deadlines",
     "save_program": "saving",
 }
 _MODULES |= dict.fromkeys(set(__all__) - {*_MODULES, "__version__"}, "errors")

@@ -2,4 +2,4 @@
 # SPDX-License-Identifier: Apache-2.0
 """The version, equal to the newest entry of CHANGELOG.md (a test compares them)."""
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"

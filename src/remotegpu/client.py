@@ -9,15 +9,16 @@ import os
 import secrets
 import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
 
-from remotegpu import config, content, errors, graph, program, repository, wire
+from remotegpu import config, content, deadlines, errors, graph, program, repository, security, wire
 from remotegpu.answers import Explanation, Settings
 from remotegpu.channel import CONNECT_PATIENCE, closed
+from remotegpu.generation import registry
+from remotegpu.identity import IdentityProvider
 from remotegpu.local import LocalServer
 from remotegpu.model import Catalog, ModelSignature
 from remotegpu.reservation import (
@@ -33,7 +34,7 @@ from remotegpu.result import Reply
 from remotegpu.statistics import Statistics
 from remotegpu.v1 import compute_pb2, lease_pb2, scheduler_pb2
 
-from . import calls, upload
+from . import calls, survival, upload, watching
 from .concurrency import Lock, in_thread
 from .lease import Lease
 from .one_call import OneCallModel
@@ -43,24 +44,24 @@ from .transport import Transport
 
 # For calls that are not given a timeout. Seconds.
 DEFAULT_TIMEOUT = 60.0
-# How much later than expected a snapshot may come, at most, and how long a stream of them lives: then the next one
-# begins, so that no server keeps one forever for a client that has gone silently. Seconds.
+# How much later than expected a snapshot may come, at most. Seconds.
 SNAPSHOT_PATIENCE = 5.0
-STREAM_LIFE = 3600.0
 
 
 class Client:
     """A server that lends GPUs. Making one does no work: the first call connects.
     Safe to use from many threads.
 
-    `url`: "grpc://host:port", or "local:" for a server of this process's own, on the CPU where there is no GPU.
+    `url`: "grpc://host:port", "grpcs://host:port" for one with TLS, or "local:" for a server of this process's own, on
+    the CPU where there is no GPU.
     `timeout`: seconds for calls that are not given one. `tenant`: for whom this client says that it acts; quotas and
     the list of leases go by it. `connect_timeout`: seconds within which a connection must be made. `renewal`: whether
     leases that `alloc`, `alloc_nowait` and `attach` gave are kept alive in the background while anybody holds them or
-    an array of theirs; never in AWS Lambda, where a frozen process could not.
+    an array of theirs; never in AWS Lambda, where a frozen process could not. `ca`: a PEM file of the authorities that
+    the server's certificate may be of (default: those of the world). `identity`: proves to the server who calls.
 
-    Raises ConfigurationError for another kind of URL or name, InvalidInput for a time that is not a finite number above
-    0."""
+    Raises ConfigurationError for another kind of URL, name or file, and for an identity that would travel in clear;
+    InvalidInput for a time that is not a finite number above 0."""
 
     def __init__(
         self,
@@ -70,33 +71,54 @@ class Client:
         tenant: str = config.DEFAULT_TENANT,
         connect_timeout: float = CONNECT_PATIENCE,
         renewal: bool = True,
+        ca: str | Path | None = None,
+        identity: IdentityProvider | None = None,
     ) -> None:
         check_seconds("timeout", timeout)
         check_seconds("connect_timeout", connect_timeout)
         self._endpoint = config.parse_url(url)
+        self._security = security.Security.of(self._endpoint, ca, identity)
         self._timeout = timeout
         self._tenant = config.parse_tenant(tenant)
         self._patience = connect_timeout
+        self._renewal = renewal
         self._local: LocalServer | None = None
-        self._transport = None if self._endpoint.local else self._transport_to(self._endpoint.target)
+        self._closed = False
+        self.catalog = Catalog()
+        self._begin("" if self._endpoint.local else self._endpoint.target)
+        survival.watch(self)
+
+    def _begin(self, target: str) -> None:
+        """Makes what belongs to one process. Does not connect; without a target, `_connected` finds it."""
+        self._transport = self._transport_to(target) if target and not self._closed else None
         # Held while the server of `local:` starts or is taken away, so that there is only one.
         self._starting = Lock()
-        self._closed = False
-        self._keeper = Keeper(self.renewed) if renewal else None
+        self._keeper = Keeper(self.renewed) if self._renewal else None
         # Calls in the background: see `OneCallModel.submit`.
         self.submissions = Submissions()
-        self.catalog = Catalog()
+
+    def _begin_again(self, forked: bool) -> None:
+        """In a forked child, or after a SnapStart restore: what was before is neither used nor closed. Leases of before
+        are left to those who have them, and the server of `local:` to the parent, but it may be used."""
+        registry.forsake(self._transport, self._starting, self._keeper, self.submissions, self._local)
+        target = self._transport.target if self._transport else ""
+        if forked and self._local is not None:
+            self._local.leave()
+            self._local = None
+        self._begin(target)
 
     def _transport_to(self, target: str) -> Transport:
         tenant = "" if self._tenant == config.DEFAULT_TENANT else self._tenant
-        return Transport(target, tenant=tenant, patience=self._patience)
+        return Transport(target, tenant=tenant, patience=self._patience, security=self._security)
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str] | None = None) -> Client:
-        """The server that REMOTEGPU_URL names, for the tenant in REMOTEGPU_TENANT ("default" without one). Raises
-        ConfigurationError if one is unusable or there is no URL."""
+        """The server that REMOTEGPU_URL names, for the tenant in REMOTEGPU_TENANT ("default" without one), with the CA
+        and the identity of the environment (`remotegpu.identity`). Raises ConfigurationError if one is unusable or
+        there is no URL."""
         given = os.environ if environment is None else environment
-        return cls(config.url_from(given), tenant=config.tenant_from(given))
+        url = config.url_from(given)
+        return cls(url, tenant=config.tenant_from(given), **security.from_env(given, url))
 
     @property
     def url(self) -> str:
@@ -328,24 +350,7 @@ class Client:
         A snapshot that is 5 seconds late (the client's timeout, if that is shorter) is a DeadlineExceeded. Raises
         InvalidInput at once, and any error of the tree from the iterator."""
         check_interval(interval)
-        return self._watch(interval)
-
-    def _watch(self, interval: float) -> Generator[scheduler_pb2.Snapshot, None, None]:
-        request = scheduler_pb2.WatchRequest(interval_ms=round(interval * 1000)).SerializeToString()
-        transport, silence = self._connected(), interval + min(self._timeout, SNAPSHOT_PATIENCE)
-        life = STREAM_LIFE + silence
-        while True:
-            ends = time.monotonic() + life
-            stream = transport.stream("Scheduler/Watch", lambda: iter((request,)), True, life, silence=silence)
-            try:
-                with closing(stream) as messages:
-                    for message in messages:
-                        yield wire.parse(scheduler_pb2.Snapshot, message)
-            except errors.DeadlineExceeded:
-                if time.monotonic() < ends:
-                    raise
-            else:
-                raise errors.ConnectionLost(address=transport.target, why="the server has ended the stream")
+        return watching.snapshots(self._connected, interval, min(self._timeout, SNAPSHOT_PATIENCE))
 
     # Calls.
 
@@ -372,8 +377,7 @@ class Client:
         return timeout
 
     def run(self, plan: graph.Plan, header: compute_pb2.RunHeader, timeout: float | None) -> Reply:
-        """Sends one program, and its constants if need be: the mechanism under `Lease.fetch`. Raises any error of
-        the tree."""
+        """Sends one program, and its constants if need be: what `Lease.fetch` does. Raises any error of the tree."""
         encoded, body = program.encode(plan)
         content.attach(header, plan)
         middle, expected = encoded.SerializeToString(), calls.result_size(plan)
@@ -381,20 +385,16 @@ class Client:
         return upload.call(send, self._connected, plan, timeout)
 
     def send(
-        self,
-        header: compute_pb2.RunHeader,
-        middle: bytes,
-        body: wire.Body,
-        expected: float,
-        timeout: float | None,
+        self, header: compute_pb2.RunHeader, middle: bytes, body: wire.Body, expected: float, timeout: float | None
     ) -> Reply:
         """Sends an encoded program whose result has the expected bytes. Raises any error of the tree."""
-        seconds = self._seconds(timeout)
-        header.body_size = body.size
-        header.deadline_ms = max(round(seconds * 1000), 1)
-        header.catalog = self.catalog.digest
-        head = header.SerializeToString()
-        reply = calls.exchange(self._connected(), head, middle, body, expected, seconds)
+        request = calls.Request(header, middle, body.size, expected, self.catalog.digest)
+        return self.exchange(request, body.parts, timeout)
+
+    def exchange(self, request: calls.Request, parts: Sequence[wire.Buffer], timeout: float | None) -> Reply:
+        """Sends a request with the parts of its body. Raises any error of the tree."""
+        seconds, _ = deadlines.bounded(self._seconds(timeout), deadlines.GRACE)
+        reply = calls.exchange(self._connected(), request, parts, seconds)
         if reply.header.HasField("catalog"):
             self.catalog.update(reply.header.catalog)
         return reply

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,20 +15,26 @@ from remotegpu import errors
 URL_VARIABLE = "REMOTEGPU_URL"
 TENANT_VARIABLE = "REMOTEGPU_TENANT"
 LEASE_VARIABLE = "REMOTEGPU_LEASE"
+IDLE_GAP_VARIABLE = "REMOTEGPU_IDLE_GAP"
 # AWS Lambda sets it in its functions' processes, which are frozen between calls.
 LAMBDA_VARIABLE = "AWS_LAMBDA_FUNCTION_NAME"
 DEFAULT_TENANT = "default"
+# A connection that was not used for longer is replaced before it is used again: whatever lies between may have
+# forgotten it, and nobody tells a process that was frozen meanwhile. Below what load balancers allow (AWS: 60 s for an
+# application's, 350 s for a network's). Seconds.
+DEFAULT_IDLE_GAP = 50.0
 DEFAULT_PORT = 50051
-_FORMS = "grpc://HOST:PORT, or local: for a server of this process's own"
+_FORMS = "grpc://HOST:PORT, grpcs://HOST:PORT for one with TLS, or local: for a server of this process's own"
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A parsed URL. `host` is empty for `local:`."""
+    """A parsed URL. `host` is empty for `local:`; `secure`: by TLS."""
 
     url: str
     host: str
     port: int
+    secure: bool = False
 
     @property
     def local(self) -> bool:
@@ -50,11 +57,9 @@ def parse_url(url: str, setting: str = "url") -> Endpoint:
         host, port = parts.hostname, DEFAULT_PORT if parts.port is None else parts.port
     except ValueError as error:
         raise errors.ConfigurationError(setting=setting, why=f"{url!r}: {error}; write {_FORMS}") from error
-    if parts.scheme == "grpcs":
-        raise errors.ConfigurationError(setting=setting, why=f"{url!r}: this version has no TLS yet; write {_FORMS}")
-    if parts.scheme != "grpc" or not host or not port or parts.path not in {"", "/"}:
+    if parts.scheme not in {"grpc", "grpcs"} or not host or not port or parts.path not in {"", "/"}:
         raise errors.ConfigurationError(setting=setting, why=f"{url!r} is not a server's address; write {_FORMS}")
-    return Endpoint(url, host, port)
+    return Endpoint(url, host, port, parts.scheme == "grpcs")
 
 
 def url_from(environment: Mapping[str, str]) -> str:
@@ -85,3 +90,17 @@ def lease_from(environment: Mapping[str, str]) -> str:
         why = "this environment variable is not set; `remotegpu alloc --env` prints it"
         raise errors.ConfigurationError(setting=LEASE_VARIABLE, why=why)
     return lease
+
+
+def idle_gap_from(environment: Mapping[str, str]) -> float:
+    """After how many seconds without a call a connection is replaced: those in REMOTEGPU_IDLE_GAP, or 50. Raises
+    ConfigurationError that names the variable if it holds no such number."""
+    given = environment.get(IDLE_GAP_VARIABLE) or DEFAULT_IDLE_GAP
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        why = f"{given!r} is not a number of seconds, 0 or more"
+        raise errors.ConfigurationError(setting=IDLE_GAP_VARIABLE, why=why)
+    return seconds

@@ -32,6 +32,9 @@ class Stream(Protocol):
         """Ends the stream; `read` raises ConnectionLost. Any thread may call it."""
 
 
+# How long a fork waits for calls that begin or end at this moment. Seconds.
+_PAUSE_PATIENCE = 1.0
+
 # Opens a stream, given the frames to send. Does not wait.
 Dial = Callable[[Iterator[bytes]], Stream]
 
@@ -60,7 +63,7 @@ class Conversation:
     def __init__(self, dial: Dial, address: str) -> None:
         self._dial = dial
         # Held while the state below is looked at or changed, never while anything is waited for.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._calls = Multiplexer(secrets.token_bytes(16), address)
         self._line: _Line | None = None
         self._has_leader = False
@@ -87,7 +90,7 @@ class Conversation:
         Raises ConnectError, ConnectionLost or the server's error when the stream breaks meanwhile (the call goes on
         with the next `wait`), TimeoutError when it is not done by `until` (of `time.monotonic`)."""
         try:
-            while not call.done:
+            while True:
                 event: threading.Event | None = None
                 with self._lock:
                     if call.done:
@@ -103,7 +106,8 @@ class Conversation:
                     self._follow(call, event, until)
         finally:
             with self._lock:
-                self._hand_over()
+                if self._followers:
+                    self._hand_over()
 
     def _hand_over(self) -> None:
         """Somebody has to read, if anybody waits. Two who are woken sort it out."""
@@ -156,8 +160,10 @@ class Conversation:
     def _received(self, line: _Line, message: bytes) -> None:
         with self._lock:
             done, frames = self._calls.receive(message)
-            line.send(frames)
-            self._wake(done)
+            if frames:
+                line.send(frames)
+            if self._followers:
+                self._wake(done)
 
     def _wake(self, done: list[Call]) -> None:
         for call in done:
@@ -195,6 +201,34 @@ class Conversation:
             frame = self._calls.abandon(call)
             if frame is not None and self._line is not None:
                 self._line.send([frame])
+
+    def pause(self) -> bool:
+        """Holds up the calls of other threads, for a fork by this one, until `resume`. False if one of them does not
+        let it."""
+        return self._lock.acquire(timeout=_PAUSE_PATIENCE)
+
+    def resume(self) -> None:
+        """Ends a `pause`."""
+        self._lock.release()
+
+    def hang_up(self) -> bool:
+        """Ends the stream; calls under way go on on the next one. True: another thread still has to read its end."""
+        with self._lock:
+            line, self._line = self._line, None
+            self._calls.broken(connected=True)
+            has_reader = self._has_leader
+        if line is None:
+            return False
+        # In this order: at the end of the frames, gRPC would say it to the server, from another thread.
+        line.stream.cancel()
+        line.end()
+        if not has_reader:
+            try:
+                while True:
+                    line.stream.read()
+            except errors.Error:
+                pass  # that is its end
+        return has_reader
 
     def close(self) -> None:
         """Ends the stream. Calls under way fail with ConnectionLost."""

@@ -21,6 +21,7 @@
     ├── InvalidInput               field, limit, what was given
     │   └── ModelNotFound
     ├── ModelUnusable              the server has the model's file, but cannot serve it; says why
+    ├── AuthError                  the credential of a call is missing, wrong or over, or could not be made; says which
     ├── NotAllowed                 the operator of the server does not let callers do that
     ├── ContentMissing             contents that this tenant has not put there, or that were evicted; nothing ran
     ├── StoreFull                  the server has no room for a content
@@ -101,12 +102,14 @@ class OutcomeUnknown(TransportError):
 
 @dataclass(kw_only=True, eq=False)
 class DeadlineExceeded(TransportError):
-    """The call's deadline passed. `deadline` is in seconds."""
+    """The call's deadline passed. `deadline` is in seconds; 0: it had passed before the call."""
 
     status: ClassVar[str] = "DEADLINE_EXCEEDED"
     deadline: float
 
     def __str__(self) -> str:
+        if self.deadline <= 0:
+            return "no time was left for the call, so nothing was sent"
         return f"no answer within the deadline of {self.deadline:g} s; give the call a longer timeout"
 
 
@@ -212,6 +215,18 @@ class FetchFailed(Error):
 
     def __str__(self) -> str:
         return f"the server could not fetch {self.url}: {self.why}"
+
+
+@dataclass(kw_only=True, eq=False)
+class AuthError(Error):
+    """Who calls is not proved: the server has refused the call's credential, or the client could not make one. Nothing
+    ran. `why` never repeats the credential."""
+
+    status: ClassVar[str] = "UNAUTHENTICATED"
+    why: str
+
+    def __str__(self) -> str:
+        return f"the call has no valid credential: {self.why}"
 
 
 @dataclass(kw_only=True, eq=False)

@@ -81,6 +81,15 @@ class LocalServer:
         self._errors.seek(max(size - 4000, 0))
         return self._errors.read().decode(errors="replace").strip()
 
+    def leave(self) -> None:
+        """In a forked child: the server is the parent's, and ends with it, so its life line is not held here."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self._errors.close()
+        self.process.returncode = 0  # to `subprocess`, which would warn of it: nothing to wait for
+
     def stop(self) -> int:
         """Ends the server, by force if it takes too long; returns its exit code. May be called again."""
         assert self.process.stdin is not None

@@ -211,9 +211,13 @@ class ModelOutputs:
         self._arrays: dict[str, Array] = {}
 
     def __getitem__(self, name: str) -> Array:
-        """The output of that name. Raises KeyError for another name, if the signature is known."""
+        """The output of that name. Raises KeyError for another name, if the signature is known, and InvalidInput for
+        what is no text."""
         found = self._arrays.get(name)
         if found is None:
+            if not isinstance(name, str):
+                limit = 'the name of an output, such as ["boxes"]'
+                raise errors.InvalidInput(field=f"output of model {self.call.model!r}", limit=limit, given=repr(name))
             found = self._arrays[name] = self._array(name)
         return found
 

@@ -97,15 +97,14 @@ class Multiplexer:
 
     def receive(self, message: bytes) -> tuple[list[Call], list[bytes]]:
         """A frame has arrived: the calls that are over now, and frames to send. Raises ProtocolError."""
-        head = wire.split_frame(message)[0]
-        number = wire.answered_call(head)
+        number = wire.answered_call(message)
         if number:
             call = self._pending.pop(number, None)
             if call is None:
                 return [], []  # it was abandoned
             call.answer = message
             return [call], []
-        envelope = wire.parse(stream_pb2.Envelope, head)
+        envelope = wire.parse(stream_pb2.Envelope, wire.split_frame(message)[0])
         if envelope.HasField("hello"):
             return self._greeted(envelope.hello)
         if envelope.go_away:

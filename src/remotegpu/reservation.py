@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import numbers
 import reprlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
-from remotegpu import errors
+from remotegpu import deadlines, errors
 from remotegpu.v1 import lease_pb2
 
 # The longest time that can be asked for: what the wire's 32 bits of milliseconds hold. Seconds.
@@ -106,13 +106,18 @@ class Reservation:
 
     @classmethod
     def asked(cls, method: str, fields: WaitingFields | ReservationFields, *, waiting: bool = True) -> Reservation:
-        """From the keyword arguments of a client's method, without a `timeout` if it is not `waiting`. Raises TypeError
-        that names the method for others."""
+        """From the keyword arguments of a client's method, without a `timeout` if it is not `waiting`; no longer than
+        the present invocation allows (`deadlines`). Raises TypeError that names the method for others, and
+        DeadlineExceeded."""
         known = (WaitingFields if waiting else ReservationFields).__annotations__
         for name in fields:
             if name not in known:
                 raise TypeError(f"Client.{method}() has no argument {name!r}; it has {', '.join(sorted(known))}")
-        return cls(**fields)
+        made = cls(**fields)
+        if made.timeout:
+            # The server is to answer for itself, and so a little earlier.
+            made = replace(made, timeout=deadlines.bounded(made.timeout, deadlines.GRACE)[0])
+        return made if "hard_ttl" in fields else replace(made, hard_ttl=deadlines.lease_limit())
 
     @classmethod
     def of(cls, grant: lease_pb2.LeaseGrant) -> Reservation:

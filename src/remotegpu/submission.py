@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent import futures
+from contextvars import copy_context
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -33,7 +34,8 @@ class Submissions:
                 raise closed()
             if self._pool is None:
                 self._pool = futures.ThreadPoolExecutor(MOST_CALLS, thread_name_prefix="remotegpu-call")
-            return self._pool.submit(call, *args, **kwargs)
+            # In the caller's context, which has the deadline of his invocation.
+            return self._pool.submit(copy_context().run, call, *args, **kwargs)
 
     def map(
         self, call: Callable[[Any], T], inputs: Inputs, in_flight: int, *, ordered: bool

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, NoReturn
 
-from remotegpu import errors, wire
+from remotegpu import config, deadlines, errors, wire
 from remotegpu.channel import (
     CONNECT_PATIENCE,
     NoStreams,
@@ -22,7 +23,9 @@ from remotegpu.channel import (
     lacks_streams,
     translated,
 )
+from remotegpu.generation import Idle
 from remotegpu.multiplexer import RUN, Call
+from remotegpu.security import Security
 from remotegpu.statistics import Counts
 
 from . import retry
@@ -32,8 +35,6 @@ from .conversation import Conversation
 
 # Metadata of each call: the tenant for whom the client says that it acts.
 TENANT_KEY = "remotegpu-tenant"
-# The server answers the passed deadline of a program itself, with a typed error; such a call waits this much longer.
-GRACE = 0.5
 # Bytes of a message that travels on the long-lived stream; a larger one has a call of its own.
 FRAME_LIMIT = 512 * 1024
 
@@ -42,15 +43,24 @@ class Transport:
     """One server's address, and a connection to it once it is needed. Safe to use from many threads.
 
     `tenant` goes along with each call, unless it is empty. `patience`: seconds within which a connection must be
-    made."""
+    made. Without `security` it is neither encrypted nor does it say who calls."""
 
-    def __init__(self, target: str, *, tenant: str = "", patience: float = CONNECT_PATIENCE) -> None:
+    def __init__(
+        self,
+        target: str,
+        *,
+        tenant: str = "",
+        patience: float = CONNECT_PATIENCE,
+        security: Security = Security(),  # noqa: B008 - it is frozen
+    ) -> None:
         self.target = target
         self.counts = Counts()
-        self._metadata = ((TENANT_KEY, tenant),) if tenant else None
+        self._security = security
+        self._metadata = (*(((TENANT_KEY, tenant),) if tenant else ()), *security.pairs) or None
         self._patience = patience
         self._lock = StateLock()
         self._connection: Connection | None = None
+        self._idle = Idle(config.idle_gap_from(os.environ))
         self._closed = False
         self._conversation = Conversation(self._dial, target)
         # The server, or something before it, does not take long-lived streams: then each call is one of gRPC's own.
@@ -70,6 +80,7 @@ class Transport:
         that it is sent again when the connection broke.
 
         Raises any error of the tree."""
+        timeout, grace = self._ready(timeout, grace)
         until = time.monotonic() + timeout
         if self._streams:
             message = request if isinstance(request, bytes) else request()
@@ -110,8 +121,10 @@ class Transport:
         if call is None:
             return None
 
+        attempt = functools.partial(self._answer, call, until)
+        patience = min(self._patience, timeout)
         try:
-            found = self._answer(call, timeout, until)
+            found = retry.until_connected(attempt, patience, idempotent=True, timeout=timeout)
         except NoStreams:
             self._streams = False
             return None
@@ -131,17 +144,12 @@ class Transport:
         self._count(len(message), len(found))
         return found if method == RUN else bytes(wire.split(found)[1])
 
-    def _answer(self, call: Call, timeout: float, until: float) -> errors.Error | bytes:
+    def _answer(self, call: Call, until: float) -> errors.Error | bytes:
         """How a call on the long-lived stream ended. Raises what became of the stream, NoStreams if there are none."""
-
-        def attempt() -> errors.Error | bytes:
-            self._conversation.wait(call, until)
-            if isinstance(call.error, NoStreams):
-                raise call.error
-            return call.error or call.answer or b""
-
-        patience = min(self._patience, timeout)
-        return retry.until_connected(attempt, patience, idempotent=True, timeout=timeout)
+        self._conversation.wait(call, until)
+        if isinstance(call.error, NoStreams):
+            raise call.error
+        return call.error or call.answer or b""
 
     def _dial(self, requests: Iterator[bytes]) -> LongStream:
         """Opens a long-lived stream: how `Conversation` does it."""
@@ -181,6 +189,7 @@ class Transport:
         that each message may be waited for. Closing the iterator cancels the call.
 
         Raises any error of the tree; DeadlineExceeded names the timeout or the silence, whichever it was."""
+        timeout, grace = self._ready(timeout, grace)
         until = time.monotonic() + timeout
         sent = 0
 
@@ -229,6 +238,31 @@ class Transport:
             raise errors.ProtocolError(what=f"the server at {self.target} has ended the call without a message")
         return message
 
+    def _ready(self, timeout: float, grace: float) -> tuple[float, float]:
+        """Before a call: what it gets of its timeout and grace. A connection that was not used for long is given up,
+        since nobody knows what has become of it. Raises DeadlineExceeded."""
+        if self._idle.passed(time.time()):
+            with self._lock:
+                now = time.time()
+                passed = self._idle.passed(now)  # unless another call has seen it meanwhile
+                self._idle.used(now)
+            if passed:
+                self.hang_up()
+        return deadlines.bounded(timeout, grace)
+
+    def hang_up(self) -> None:
+        """Has the next call make a new connection. What is under way on the long-lived stream is sent again on the next
+        one; other calls end where they are, and the last one closes the connection."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.users += 1
+        unread = self._conversation.hang_up()
+        if connection is not None:
+            if connection.users <= 1 + unread:
+                connection.close()
+            self._release(connection)
+
     def close(self) -> None:
         """Ends the connection and the calls under way; later ones raise ConfigurationError."""
         with self._lock:
@@ -241,6 +275,7 @@ class Transport:
     def _count(self, sent: int, received: int) -> None:
         with self._lock:
             self.counts.add(sent, received)
+            self._idle.used(time.time())
 
     def _acquire(self) -> Connection:
         """The connection for one call, made if there is none; `_release` gives it back."""
@@ -248,8 +283,9 @@ class Transport:
             if self._closed:
                 raise closed()
             if self._connection is None:
-                self._connection = Connection(self.target, self._patience)
+                self._connection = Connection(self.target, self._patience, self._security)
                 self.counts.connections += 1
+                self._idle.used(time.time())
             self._connection.users += 1
             return self._connection
 

@@ -7,31 +7,67 @@ from __future__ import annotations
 import functools
 import math
 import time
+from collections.abc import Sequence
 from contextlib import aclosing
 
 from remotegpu import graph, wire
-from remotegpu.result import Receiver, Reply
+from remotegpu.deadlines import GRACE
+from remotegpu.multiplexer import RUN
+from remotegpu.result import Receiver, Reply, whole
 from remotegpu.strings import STRINGS
+from remotegpu.v1 import compute_pb2
 
-from .transport import GRACE, AsyncTransport
+from .transport import AsyncTransport
 
 
-async def exchange(
-    transport: AsyncTransport, header: bytes, middle: bytes, body: wire.Body, expected: float, timeout: float
-) -> Reply:
-    """Sends a program and receives its result, of `expected` bytes. Timeout in seconds. Raises any error of the
+class Request:
+    """A program with its header, for any number of calls: what comes before their bodies, which have one size, is only
+    put together again when the timeout is another one. Safe to use from many tasks of one event loop."""
+
+    def __init__(
+        self, header: compute_pb2.RunHeader, program: bytes, body_size: int, expected: float, catalog: bytes
+    ) -> None:
+        """`header`: all but the sizes and times; it is kept. `expected`: bytes of the result, infinity if that is not
+        known. `catalog`: the digest of the one that is known here."""
+        header.body_size = body_size
+        header.catalog = catalog
+        self._header = header
+        self.program = program
+        self._body_size = body_size
+        self.small = body_size + len(program) <= wire.INLINE_LIMIT
+        # One message each way.
+        self.whole = self.small and expected <= wire.INLINE_LIMIT
+        # For which timeout it was made last, and what.
+        self._front = (math.nan, b"")
+
+    def head(self, timeout: float) -> bytes:
+        """The header of a call. Timeout in seconds."""
+        header = compute_pb2.RunHeader(deadline_ms=max(round(timeout * 1000), 1))
+        header.MergeFrom(self._header)
+        return header.SerializeToString()
+
+    def front(self, timeout: float) -> bytes:
+        """All of the message of a call up to the body. Timeout in seconds."""
+        known, front = self._front
+        if known != timeout:
+            front = wire.join(self.head(timeout), self.program, (), self._body_size)
+            self._front = timeout, front
+        return front
+
+
+async def exchange(transport: AsyncTransport, request: Request, parts: Sequence[wire.Buffer], timeout: float) -> Reply:
+    """Sends a request with the parts of its body, and receives the result. Timeout in seconds. Raises any error of the
     tree."""
-    receiver = Receiver(time.perf_counter())
-    small = body.size + len(middle) <= wire.INLINE_LIMIT
-    if small and expected <= wire.INLINE_LIMIT:
-        request = wire.join(header, middle, body.parts, body.size)
-        receiver.add(await transport.unary("Compute/Run", request, timeout, grace=GRACE))
-    else:
-        limit = wire.INLINE_LIMIT if small else wire.CHUNK
-        requests = functools.partial(wire.messages, header, middle, body.parts, limit)
-        async with aclosing(transport.stream("Compute/RunStream", requests, small, timeout, grace=GRACE)) as messages:
-            async for message in messages:
-                receiver.add(message)
+    started = time.perf_counter()
+    if request.whole:
+        message = b"".join((request.front(timeout), *parts))
+        return whole(await transport.unary(RUN, message, timeout, grace=GRACE), started)
+    receiver, limit = Receiver(started), wire.INLINE_LIMIT if request.small else wire.CHUNK
+    requests = functools.partial(wire.messages, request.head(timeout), request.program, parts, limit)
+    stream = transport.stream("Compute/RunStream", requests, request.small, timeout, grace=GRACE)
+    async with aclosing(stream) as messages:
+        async for message in messages:
+            receiver.add(message)
     return receiver.finish()
 
 

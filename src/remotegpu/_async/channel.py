@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -18,7 +19,8 @@ import grpc
 import grpc.aio
 
 from remotegpu import errors
-from remotegpu.channel import Ended, Silent, options
+from remotegpu.channel import Ended, Silent, credentials, lasting, options, unproxied
+from remotegpu.security import Security
 
 # What grpc.aio puts over the status of a call when a message could not be sent.
 _OVERWRITTEN = "Internal error from Core"
@@ -85,11 +87,29 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
+# The process that uses grpc.aio. Its event loop and threads are not there in a forked child, in which any call of
+# grpc.aio would wait forever.
+_user = 0
+
+
+def _claim(process: int) -> None:
+    global _user
+    _user = _user or process
+    if _user != process:
+        why = "this process was forked from one that had used it, and has no event loop of that one's: use Client here"
+        raise errors.ConfigurationError(setting="AsyncClient", why=f"{why}, or start processes without fork")
+
+
 class AsyncConnection:
     """A channel with its callables, which are costly to make again for each call."""
 
-    def __init__(self, target: str, patience: float) -> None:
-        self.channel = grpc.aio.insecure_channel(target, options=options(patience))
+    def __init__(self, target: str, patience: float, security: Security) -> None:
+        _claim(os.getpid())
+        made = (*options(patience), *lasting(os.environ))
+        if security.encrypted:
+            self.channel = grpc.aio.secure_channel(target, credentials(security), options=made)
+        else:
+            self.channel = grpc.aio.insecure_channel(target, options=(*made, *unproxied(security)))
         # Calls under way: see `remotegpu.channel.Connection`.
         self.users = 0
         self._methods: dict[tuple[str, str], Any] = {}

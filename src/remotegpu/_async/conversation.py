@@ -180,11 +180,19 @@ class AsyncConversation:
         if frame is not None and self._line is not None:
             self._line.send([frame])
 
+    async def hang_up(self) -> bool:
+        """Ends the stream; calls under way go on on the next one. False: nobody has to read its end any more."""
+        await self._end("it was replaced")
+        return False
+
     async def close(self) -> None:
         """Ends the stream. Calls under way fail with ConnectionLost."""
+        await self._end("the client is closed")
+
+    async def _end(self, why: str) -> None:
         line, self._line = self._line, None
         self._calls.broken(connected=True)
-        self._interrupt(errors.ConnectionLost(address=self._address, why="the client is closed"))
+        self._interrupt(errors.ConnectionLost(address=self._address, why=why))
         if line is not None:
             line.end()
             await line.hang_up()

@@ -40,7 +40,8 @@ class AsyncLease:
     several tasks at once.
 
     Used in an `async with` block, it is given back at the end of the block at the latest, unless it is attached: then
-    it belongs to whoever allocated it, and only `finish` and `dealloc` end it."""
+    it belongs to whoever allocated it, and only `finish` and `dealloc` end it. A forked child's copy of it does nothing
+    at the end of the block, and InvalidInput if it is used."""
 
     def __init__(
         self,
@@ -149,9 +150,9 @@ class AsyncLease:
         """An array that travels packed, with the first program that needs it: for slow lines.
 
         `compression`: "lz4" (quick) or "zstd" (smaller), both need `pip install 'remotegpu[compression]'`; None.
-        `as_float16`: a float32 or float64 array travels as float16, so with about three digits, and infinite beyond
-        65504; it is of its own dtype again on the device. Raises InvalidInput, ConfigurationError for a missing
-        library."""
+        `as_float16`: a float32 or float64 array travels as float16, so with about three digits; it is of its own dtype
+        again on the device. Raises InvalidInput, also for finite values that float16 does not reach (beyond 65504);
+        ConfigurationError for a missing library."""
         return self.on(0).upload(array, compression=compression, as_float16=as_float16)
 
     def from_url(
@@ -200,6 +201,7 @@ class AsyncLease:
         """Gives the lease back. The server answers at once and frees the memory when its workers come to it.
         Idempotent. Raises TransportError if the server does not answer; the lease then ends by its TTL."""
         if self._state.key and not self._state.ended:
+            self._state.check_open()
             await self._state.client.dealloc(self._state.key)
         self._state.end()
 
@@ -209,7 +211,7 @@ class AsyncLease:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._attached:
+        if self._attached or self._state.foreign:
             return
         if self._state.key and not self._state.ended:
             await self._state.client.dealloc(self._state.key, timeout=DEALLOC_PATIENCE, tolerant=True)

@@ -17,7 +17,7 @@ from remotegpu.reservation import check_whole
 from remotegpu.strings import is_strings, strings_of
 from remotegpu.v1 import compute_pb2
 
-from .calls import result_size
+from .calls import Request, result_size
 from .submission import Inputs
 
 if TYPE_CHECKING:
@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 _PROGRAMS_REMEMBERED = 64
 
 
-def _sendable(given: Any) -> Any:
-    """A C-contiguous array in the wire's byte order, copied only if need be."""
-    array = np.asarray(given, order="C")
+def _sendable(array: Any) -> Any:
+    """A C-contiguous array in the wire's byte order, copied only if need be, or one of strings."""
     if array.dtype.kind in "USO":
         return strings_of(array)
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("<"))
@@ -52,24 +51,21 @@ class AsyncOneCallModel:
         anything `numpy.asarray` takes; for strings arrays of text or bytes. String outputs are object arrays of bytes.
         Raises any error of the tree."""
         names = ("",) * len(inputs) + tuple(named)
-        arrays = [_sendable(array) for array in (*inputs, *named.values())]
-        if any(map(is_strings, arrays)):
-            return await self._call_with_strings(names, arrays, timeout)
-        digest = self._client.catalog.digest
-        key = (digest, names, *[(array.dtype, array.shape) for array in arrays])
-        known = self._programs.get(key)
+        arrays = [np.asarray(given, order="C") for given in (*inputs, *named.values())]
+        known = self._programs.get(self._key(names, arrays))
         if known is None:
-            known = self._program(names, arrays)
-            if len(self._programs) >= _PROGRAMS_REMEMBERED:
-                self._programs.clear()
-            self._programs[key] = known
-        body = wire.Body()
-        for array in arrays:
-            body.add(wire.bytes_of(array))
-        header = compute_pb2.RunHeader(model=self.name)
-        reply = await self._client.send(header, known.encoded, body, known.result_size, timeout)
+            # Once more for what is turned into something else before it is sent.
+            arrays = list(map(_sendable, arrays))
+            if any(map(is_strings, arrays)):
+                return await self._call_with_strings(names, arrays, timeout)
+            key = self._key(names, arrays)
+            known = self._programs.get(key) or self._remembered(key, names, arrays)
+        reply = await self._client.exchange(known.request, known.parts(arrays), timeout)
         outputs: dict[str, Any] = reply.results(known.plan, [])[0]
         return outputs
+
+    def _key(self, names: Sequence[str], arrays: Sequence[Any]) -> tuple[Any, ...]:
+        return (self._client.catalog.digest, names, *[(array.dtype, array.shape) for array in arrays])
 
     async def _call_with_strings(
         self,
@@ -120,15 +116,32 @@ class AsyncOneCallModel:
         metas = signature.output_metas(pairs) if signature else None
         return graph.plan([graph.ModelCall(self.name, pairs, metas)], keep=None)
 
-    def _program(self, names: Sequence[str], arrays: Sequence[Any]) -> _OneCallProgram:
+    def _remembered(self, key: tuple[Any, ...], names: Sequence[str], arrays: Sequence[Any]) -> _OneCallProgram:
         plan = self._plan(names, arrays)
         encoded, _ = program.encode(plan)
+        body, gaps = wire.Body(), []
+        for array in arrays:
+            before = body.size
+            gaps.append(bytes(body.add(wire.bytes_of(array)) - before))
+        header, middle = compute_pb2.RunHeader(model=self.name), encoded.SerializeToString()
+        request = Request(header, middle, body.size, result_size(plan), key[0])
         # Without its nodes, which hold the arrays of this one call.
-        return _OneCallProgram(encoded.SerializeToString(), graph.Plan(outputs=plan.outputs), result_size(plan))
+        known = _OneCallProgram(request, graph.Plan(outputs=plan.outputs), gaps)
+        if len(self._programs) >= _PROGRAMS_REMEMBERED:
+            self._programs.clear()
+        self._programs[key] = known
+        return known
 
 
 @dataclass(frozen=True, slots=True)
 class _OneCallProgram:
-    encoded: bytes
+    request: Request
     plan: graph.Plan
-    result_size: float
+    # What lies in the body before each array.
+    gaps: list[bytes]
+
+    def parts(self, arrays: Sequence[Any]) -> list[wire.Buffer]:
+        """The parts of the body of a call."""
+        # What is only joined may be of any dtype and shape.
+        data = arrays if self.request.whole else map(wire.bytes_of, arrays)
+        return [part for pair in zip(self.gaps, data, strict=True) for part in pair]

@@ -8,6 +8,7 @@ import asyncio
 import time
 import weakref
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 
 from remotegpu import errors
 from remotegpu.renewal import Use, logger, next_due, next_look, patience
@@ -39,7 +40,8 @@ class AsyncKeeper:
 
         self._leases.append((weakref.ref(lease, gone), key, use))
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run(), name="remotegpu-renewal")
+            # Outside of the caller's context: it outlives the invocation whose deadline that may have.
+            self._task = loop.create_task(self._run(), name="remotegpu-renewal", context=Context())
         wake.set()
 
     async def close(self) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from remotegpu import content, errors, graph
 from remotegpu.array import Array
 from remotegpu.device import LeasedDevice
+from remotegpu.generation import registry
 from remotegpu.model import Model
 from remotegpu.namespace import Namespace
 from remotegpu.renewal import Use
@@ -46,6 +47,8 @@ class AsyncLeaseState:
         self.fence = 0
         self.hard_ttl = reservation.hard_ttl
         self.ended = False
+        # In which it was granted.
+        self._generation = registry.current
         # What the renewal in the background goes by.
         self.use = Use(reservation.idle_ttl, time.monotonic())
         self.devices: tuple[LeasedDevice, ...] = ()
@@ -59,6 +62,7 @@ class AsyncLeaseState:
 
     def _granted(self, grant: lease_pb2.LeaseGrant) -> None:
         self.key, self.fence = grant.lease, grant.fence
+        self._generation = registry.current
         self.devices = tuple(LeasedDevice(i, d.name, d.uuid) for i, d in enumerate(grant.devices))
         self.hard_ttl = grant.hard_ttl_ms / 1000 or None
         if grant.idle_ttl_ms:
@@ -69,9 +73,18 @@ class AsyncLeaseState:
         self.ended = self.use.over = True
 
     def check_open(self) -> None:
-        """Raises LeaseExpired if it was given back here."""
+        """Raises LeaseExpired if it was given back here, InvalidInput if it is `foreign`."""
         if self.ended:
             raise errors.LeaseExpired(lease=self.key, why="dealloc")
+        if self.foreign:
+            limit = "a lease of this process; `attach` with its id takes one over"
+            raise errors.InvalidInput(field="lease", limit=limit, given="one of before a fork or a SnapStart restore")
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it was granted before this process was forked or restored: then it is not this one's to use, whose
+        handles would get the same numbers, nor to end."""
+        return bool(self.key) and self._generation is not registry.current
 
     async def run(
         self,

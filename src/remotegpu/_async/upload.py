@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from typing import TypeVar
 
-from remotegpu import errors, graph, wire
+from remotegpu import deadlines, errors, graph, wire
 from remotegpu.content import Blob
 from remotegpu.v1 import compute_pb2 as pb
 
@@ -37,7 +37,8 @@ async def put(
     server has just said that it has.
 
     Raises StoreFull, InvalidInput for bytes that changed meanwhile, or a TransportError."""
-    until = time.monotonic() + (_LEAST_TIME + blob.size / _LEAST_SPEED if timeout is None else timeout)
+    seconds, _ = deadlines.bounded(_LEAST_TIME + blob.size / _LEAST_SPEED if timeout is None else timeout)
+    until = time.monotonic() + seconds
     tries, reached = 0, -1
     while True:
         if stored is None:

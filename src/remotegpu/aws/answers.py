@@ -12,11 +12,13 @@ from remotegpu.error_base import Error
 
 @dataclass(kw_only=True, eq=False)
 class ServiceError(Error):
-    """AWS did not do what was asked. `code` is AWS's own, or the name of botocore's error for what got no answer."""
+    """AWS did not do what was asked. `code` is AWS's own, or the name of botocore's error for what got no answer.
+    `passing`: whether the service itself fails, or cannot be reached, so that any request would have failed now."""
 
     operation: str
     code: str
     why: str
+    passing: bool = False
 
     def __str__(self) -> str:
         return f"{self.operation} failed ({self.code}): {self.why}"

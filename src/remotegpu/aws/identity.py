@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
+from remotegpu import errors
 from remotegpu.generation import registry
 
 from .credentials import keys_of, region_of
@@ -43,14 +44,27 @@ class _Kept(ABC):
         self._lock = threading.Lock()
         self._pairs: Pairs = ()
         self._until = 0.0
+        # Why the last try failed, and when, on the monotonic clock.
+        self._failure: tuple[str, float] | None = None
 
     def metadata(self) -> Pairs:
         """Implements `IdentityProvider.metadata`. By the wall clock, which goes on while a process is frozen."""
+        came = time.monotonic()
         with self._lock:
             now = time.time()
             if not self._pairs or not self._until - self.kept <= now < self._until:
-                self._pairs, self._until = ((_AUTHORIZATION, self._made(now)),), now + self.kept
+                self._pairs, self._until = ((_AUTHORIZATION, self._tried(now, came)),), now + self.kept
             return self._pairs
+
+    def _tried(self, now: float, came: float) -> str:
+        """Who came while a try was under way has its failure too: each would wait for another one, after all others."""
+        if self._failure is not None and came <= self._failure[1]:
+            raise errors.AuthError(why=self._failure[0])
+        try:
+            return self._made(now)
+        except errors.AuthError as error:
+            self._failure = error.why, time.monotonic()
+            raise
 
     @abstractmethod
     def _made(self, now: float) -> str: ...

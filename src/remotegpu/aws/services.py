@@ -22,23 +22,30 @@ INVOKE_MARGIN = 5.0
 # Of an object that is read into memory. Bytes.
 LARGEST_OBJECT = 256 * 2**20
 _GONE = {"NoSuchKey", "NoSuchVersion", "404", "NotFound"}
+# Statuses of answers with which a service says that it cannot answer now.
+_BUSY, _BROKEN = 429, 500
 # Somebody has put or deleted the object meanwhile.
 _CONFLICTS = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
 
 
 @contextmanager
 def _translated(operation: str) -> Iterator[None]:
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
     try:
         yield
     except ClientError as error:
         told = error.response.get("Error", {})
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         raise ServiceError(
-            operation=operation, code=str(told.get("Code", "")), why=str(told.get("Message", ""))
+            operation=operation,
+            code=str(told.get("Code", "")),
+            why=str(told.get("Message", "")),
+            passing=status == _BUSY or status >= _BROKEN,
         ) from error
     except BotoCoreError as error:
-        raise ServiceError(operation=operation, code=type(error).__name__, why=str(error)) from error
+        passing = not isinstance(error, ParamValidationError)
+        raise ServiceError(operation=operation, code=type(error).__name__, why=str(error), passing=passing) from error
 
 
 class Services:
@@ -142,6 +149,11 @@ class Services:
                 error.why += "; that an object is not there is told only to who has s3:ListBucket on its bucket"
             raise
         return Object(found["ETag"].strip('"'), int(found["ContentLength"]), found.get("Metadata", {}))
+
+    def check_bucket(self, bucket: str) -> None:
+        """Raises ServiceError if there is no such bucket: `head` cannot tell that from an object that is not there."""
+        with _translated(f"HeadBucket s3://{bucket}"):
+            self._s3.head_bucket(Bucket=bucket)
 
     def get(self, bucket: str, key: str, version: str | None = None, *, limit: int = LARGEST_OBJECT) -> bytes | None:
         """An object's bytes; None if there is none. Raises InvalidInput, before it is read, for one that is larger than

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 HELP = "run a function or a model for each object that S3 announces in an SQS queue"
 EPILOG = f"""Each message leads to a lease, the run, and the result in S3; then it is deleted. When anything goes wrong
 it is delivered again; give the queue a redrive policy for what never succeeds. An object whose result is there already
-takes no lease. Objects and results need the rights s3:GetObject, s3:PutObject and s3:ListBucket; the queue
-sqs:ReceiveMessage, ChangeMessageVisibility, DeleteMessage, GetQueueUrl and GetQueueAttributes.
+takes no lease. Objects and results need the rights s3:GetObject (GetObjectVersion too, where buckets keep versions),
+s3:PutObject and s3:ListBucket; the queue sqs:ReceiveMessage, ChangeMessageVisibility, DeleteMessage, GetQueueUrl and
+GetQueueAttributes; a function that is invoked lambda:InvokeFunction.
 
 orchGPU's intermediate bucket has no counterpart: a function is given names (of the object, the lease, the place for the
 result), not copies, and is invoked without an upload. Its other flags are the options above; the scheduler's host and

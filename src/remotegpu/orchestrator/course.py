@@ -46,6 +46,8 @@ class Course:
         none to a device: what was done before takes no lease. Raises InvalidInput if its result cannot be put there."""
         found = self._services.head(source.bucket, source.key, source.version)
         if found is None:
+            # Of a bucket that is not there, as after a mistake in the endpoint or the account, nothing has vanished.
+            self._services.check_bucket(source.bucket)
             return Outcome.VANISHED
         if results.is_result(found):
             return Outcome.IGNORED
@@ -83,9 +85,10 @@ class Course:
 
     def _keep(self, source: Source, place: Place, result: results.Result | None) -> Outcome:
         if result is None:
-            if self._services.head(self._target.bucket, place.key) is None:
+            there = results.standing(self._services.head(self._target.bucket, place.key), source)
+            if there in {Standing.NOTHING, Standing.OLDER}:
                 limit = f"an object at {self.url(place)}, where the function says that it has stored its result"
-                raise errors.InvalidInput(field="the function's answer", limit=limit, given="none")
+                raise errors.InvalidInput(field="the function's answer", limit=limit, given=str(there.value))
             return Outcome.DONE
         told, where = results.metadata(source), (self._target.bucket, place.key)
         for _ in range(_ATTEMPTS):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from remotegpu import errors
 
 _CREATED = "ObjectCreated:"
 _JOB_DIGITS = 32
+_HALVES = re.compile("[\ud800-\udfff]")
 _shown = reprlib.Repr()
 _shown.maxstring = 120
 
@@ -88,6 +90,9 @@ def _source(record: Any) -> Source | None:
         raise _poison(f"a record that lacks {error}") from error
     if not (isinstance(bucket, str) and bucket and key and source.edition):
         raise _poison("a record without a bucket, a key, or any of versionId and eTag")
+    # JSON can name halves of characters, which no service can be asked for.
+    if _HALVES.search("".join((bucket, key, source.edition, etag, source.sequencer))):
+        raise _poison("a record with a text that is no Unicode")
     return source
 
 

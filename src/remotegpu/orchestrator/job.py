@@ -52,7 +52,8 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A job gets no lease, or could not be looked at; `delayed`: for a reason that will not go away by itself."""
+    """A job gets no lease, and the ones after it would wait just as long; or (`delayed`) it could not be looked at, for
+    a reason that need not be theirs and will not go away by itself."""
 
     index: int
     delayed: bool = False
@@ -220,8 +221,9 @@ class Message:
                 job = self._jobs[index]
                 job.state, job.deadline = State.RUNNING, now + self.patience
                 return [Run(index, job.deadline), *self._onward()]
-        # The ones after it would wait just as long.
-        self._delayed |= event.delayed
+            case Refused(delayed=True):
+                self._settle(index, False)
+                return self._onward()
         for job in self._jobs:
             if job.state in {State.PENDING, State.BEGINNING}:
                 job.state = State.FAILED

@@ -13,6 +13,8 @@ import json
 from dataclasses import dataclass
 
 NAMESPACE = "remotegpu"
+# CloudWatch cuts events that are longer than 256 KB in pieces, of which no metrics are taken. Characters.
+LONGEST_ERROR = 2000
 _MILLISECONDS = ("JobMs", "QueueMs", "InvokeMs", "AgeMs")
 _COUNTS = ("Jobs", "Failures", "Duplicates", "Vanished")
 
@@ -44,6 +46,12 @@ class JobReport:
     age: float = 0.0
     result: str = ""
     error: str = ""
+
+
+def told(error: BaseException) -> str:
+    """An error in a report: its kind and its text, or as much of that as fits into a line of a log."""
+    text = f"{type(error).__name__}: {error}"
+    return text if len(text) <= LONGEST_ERROR else text[:LONGEST_ERROR] + " ..."
 
 
 def line(report: JobReport, queue: str, invoke: str, now_ms: int) -> str:

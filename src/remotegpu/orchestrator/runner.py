@@ -22,9 +22,9 @@ from remotegpu.aws.answers import Delivery, Queue, ServiceError
 from remotegpu.aws.services import Services
 from remotegpu.client import Client
 from remotegpu.lease import Lease
-from remotegpu.orchestrator import events, job
+from remotegpu.orchestrator import events, job, leasing
 from remotegpu.orchestrator.course import Course, Place
-from remotegpu.orchestrator.metrics import JobReport, Outcome
+from remotegpu.orchestrator.metrics import JobReport, Outcome, told
 from remotegpu.orchestrator.progress import Reporter
 from remotegpu.orchestrator.settings import Settings
 
@@ -68,6 +68,8 @@ class _Held:
     message: job.Message
     age: float
     tasks: Sequence[_Task] = field(default=())
+    # Held while the queue is told, so that what was given back is not hidden again by an extension that was under way.
+    telling: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Runner:
@@ -83,6 +85,7 @@ class Runner:
         self._stopping = False
         self._over = False
         self._away = False  # whether the scheduler gave no answer, or none that helps
+        self._passing = False  # whether S3 is what failed, when an object was last looked at
         # A SimpleQueue may be written to by a signal handler.
         self._ends: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
 
@@ -130,8 +133,7 @@ class Runner:
             held = list(self._held)
         for each in held:
             self._step(each, job.Stopped())
-            for task in each.tasks:
-                self._end_lease(task)
+        self._end_leases([task for each in held for task in each.tasks])
 
     # Receiving.
 
@@ -139,9 +141,9 @@ class Runner:
         empty_since: float | None = None
         pause = LEAST_PAUSE
         while self._has_room():
-            if self._away:
-                pause = self._pause(pause)
-                if not self._scheduler_answers():
+            if self._away or self._passing:
+                pause, self._passing = self._pause(pause), False
+                if self._away and not self._scheduler_answers():
                     continue
             limit, now = self._settings.empty_timeout, time.monotonic()
             if self._busy or empty_since is None:
@@ -157,7 +159,7 @@ class Runner:
             if delivery is not None:
                 self._take(delivery)
                 empty_since = None
-            if not self._away:
+            if not (self._away or self._passing):
                 pause = LEAST_PAUSE
         self._ends.put(None)
 
@@ -171,10 +173,7 @@ class Runner:
         """Waits until one more job may run; False if the process is to end first, or after so long."""
         most = self._settings.in_flight
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._stopping or self._busy < most or self._hung >= most,
-                seconds,
-            )
+            self._changed.wait_for(lambda: self._stopping or self._busy < most or self._hung >= most, seconds)
             if self._hung >= most and not self._stopping:
                 why = f"{most} jobs still run though their time was over, so none can begin"
                 raise errors.ConfigurationError(setting="--result-timeout", why=why)
@@ -188,16 +187,10 @@ class Runner:
 
     def _scheduler_answers(self) -> bool:
         """Without a message in hand: while the scheduler is away none is taken, so none counts as delivered."""
-        try:
-            explained = self._edges.client.explain(gpus=self._settings.gpus)
-        except errors.Error as error:
-            self._edges.reporter.note(f"the scheduler is away: {error}")
-            return False
-        if explained.verdict not in {"granted", "busy"}:
-            self._edges.reporter.note(f"the scheduler: {explained.why or explained.verdict}")
-            return False
-        self._away = False
-        return True
+        if why := leasing.obstacle(self._edges.client, self._settings.gpus):
+            self._edges.reporter.note(why)
+        self._away = bool(why)
+        return not why
 
     def _take(self, delivery: Delivery) -> None:
         now = time.monotonic()
@@ -224,7 +217,7 @@ class Runner:
             if event is not None:
                 effects.extend(self._decide(held, event))
                 if isinstance(event, job.Granted) and held.message.over:  # given back while it waited
-                    self._end_lease(held.tasks[event.index])
+                    self._end_leases([held.tasks[event.index]])
 
     def _begin(self, held: _Held, effect: job.Effect) -> job.Event | None:
         """Does what only the receiver does, with what comes of it; or anything else."""
@@ -246,8 +239,10 @@ class Runner:
         task = held.tasks[index]
         try:
             found = self._edges.course.look(task.source)
-        except errors.Error as error:
-            self._report(held, task, Outcome.FAILED, error=str(error))
+        except Exception as error:  # whatever it is about one object does not end the others
+            # While S3 itself is away messages are received more and more slowly: each receipt counts as a delivery.
+            self._passing = isinstance(error, ServiceError) and error.passing
+            self._report(held, task, Outcome.FAILED, error=told(error))
             return job.Refused(index, delayed=True)
         if isinstance(found, Outcome):
             if found is Outcome.VANISHED:
@@ -288,7 +283,7 @@ class Runner:
             # Held by the other client, which lives on when waiting is ended.
             return self._edges.client.attach(granted.id)
         except errors.Error:
-            self._edges.client.dealloc(granted.id, tolerant=True)
+            leasing.end(self._edges.client, [granted.id])
             raise
 
     # A job, in its own thread.
@@ -302,7 +297,7 @@ class Runner:
         try:
             outcome, invoked = self._edges.course.run(task.source, place, lease.id, deadline, give_back)
         except (Exception, SystemExit) as failure:  # whatever a function raises is the failure of its job
-            outcome, error = Outcome.FAILED, f"{type(failure).__name__}: {failure}"
+            outcome, error = Outcome.FAILED, told(failure)
         task.lease = None
         with self._changed:
             in_time = held.message.states[index] is job.State.RUNNING
@@ -317,14 +312,13 @@ class Runner:
 
     def _dealloc(self, lease: Lease) -> None:
         try:
-            lease.dealloc()
+            self._edges.client.dealloc(lease.id, timeout=leasing.PATIENCE)
         except errors.Error as error:
             self._edges.reporter.note(f"lease {lease.short_id} ends by its TTL: it could not be given back ({error})")
 
-    def _end_lease(self, task: _Task) -> None:
-        """By its key, since its job's thread has the object; its TTL ends it if this does not."""
-        if (lease := task.lease) is not None:
-            self._edges.client.dealloc(lease.id, tolerant=True)
+    def _end_leases(self, tasks: Sequence[_Task]) -> None:
+        # By their keys, since their jobs' threads have the objects.
+        leasing.end(self._edges.client, [lease.id for task in tasks if (lease := task.lease) is not None])
 
     # What is decided, and done at the edges.
 
@@ -343,14 +337,19 @@ class Runner:
 
     def _perform(self, held: _Held, effect: job.Effect) -> None:
         services, where = self._edges.services, self._edges.queue
+        if isinstance(effect, job.Abandon):
+            self._abandon(held, held.tasks[effect.index])
+            return
         try:
-            match effect:
-                case job.Extend(seconds=seconds) | job.Release(seconds=seconds):
-                    services.hide(where, held.delivery, seconds)
-                case job.Delete():
-                    services.delete(where, held.delivery)
-                case job.Abandon(index=index):
-                    self._abandon(held, held.tasks[index])
+            with held.telling:
+                match effect:
+                    case job.Extend(seconds=seconds):
+                        if not held.message.over:
+                            services.hide(where, held.delivery, seconds)
+                    case job.Release(seconds=seconds):
+                        services.hide(where, held.delivery, seconds)
+                    case job.Delete():
+                        services.delete(where, held.delivery)
         except ServiceError as error:
             # Its visibility ends: then it is delivered again, and its results tell what is done.
             self._edges.reporter.note(f"message {held.delivery.id}: {error}")
@@ -363,7 +362,7 @@ class Runner:
         with self._changed:
             self._hung += 1
             self._changed.notify_all()
-        self._end_lease(task)
+        self._end_leases([task])
         error = f"no result within {self._settings.result_timeout:g} s: its lease was taken back"
         self._report(held, task, Outcome.FAILED, error=error)
 

@@ -23,18 +23,23 @@ from typing import Any
 from remotegpu import errors
 from remotegpu.aws.services import Services
 from remotegpu.client import Client
-from remotegpu.orchestrator import events, settings
+from remotegpu.orchestrator import events, leasing, settings
 from remotegpu.orchestrator.course import Course, Place
 from remotegpu.orchestrator.invokers import invoker_of
-from remotegpu.orchestrator.metrics import JobReport, Outcome, line
+from remotegpu.orchestrator.metrics import JobReport, Outcome, line, told
 
-# What is left of the invocation's time for the answer. Seconds.
+# What is left of the invocation's time for giving back leases and for the answer. Seconds.
 MARGIN = 1.0
 # A lease ends so long after the invocation, if nobody gives it back. Seconds.
 LEASE_MARGIN = 5.0
 # How often leases are renewed, a third of their idle TTL: the client renews none in Lambda, where it may be frozen, but
 # while the handler waits for its jobs it is not. Seconds.
 RENEWAL = 10.0
+# How many functions of earlier invocations may still run. With more of them something hangs for ever, and this process
+# ends, so that Lambda starts a fresh one.
+MOST_LEFT = 32
+
+_left: list[threading.Thread] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +60,10 @@ def _parts() -> _Parts:
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, list[dict[str, str]]]:
     """Runs the jobs of a batch of messages, as many at a time as are allowed in flight, and names those messages that
-    are to be delivered again. Raises ConfigurationError."""
+    are to be delivered again. Raises ConfigurationError, and SystemExit if too many earlier ones never ended."""
+    _left[:] = [thread for thread in _left if thread.is_alive()]
+    if len(_left) > MOST_LEFT:
+        sys.exit(f"remotegpu: {len(_left)} jobs still run though their invocations are over")
     deadline = time.monotonic() + context.get_remaining_time_in_millis() / 1000 - MARGIN
     batch = _Batch(_parts(), event["Records"], deadline)
     return {"batchItemFailures": [{"itemIdentifier": message} for message in batch.run()]}
@@ -79,7 +87,9 @@ class _Batch:
         no lease any more, and what it may store yet tells the next delivery that all is done."""
         self._threads = min(self._parts.settings.in_flight, len(self._waiting))
         for _ in range(self._threads):
-            threading.Thread(target=self._work, daemon=True).start()
+            thread = threading.Thread(target=self._work, daemon=True)
+            thread.start()
+            _left.append(thread)
         while True:
             with self._changed:
                 left = self._deadline - time.monotonic()
@@ -91,13 +101,15 @@ class _Batch:
                 leases = list(self._leases)
             for lease in leases:
                 self._renew(lease)
-        for lease in leases:
-            self._parts.client.dealloc(lease, tolerant=True)
+        leasing.end(self._parts.client, leases, MARGIN / 2)
         return failed
 
     def _renew(self, lease: str) -> None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            return
         try:
-            self._parts.client.renew(lease)
+            self._parts.client.renewed(lease, min(left, leasing.PATIENCE))
         except errors.Error as error:  # its job will hear of it too, and fails if it needs it
             _complain(f"lease {lease[:8]}: {error}")
 
@@ -139,18 +151,18 @@ class _Batch:
                 waited = time.monotonic() - started
                 outcome, invoked = self._run(source, found, lease)
         except (Exception, SystemExit) as failure:  # whatever a function raises is the failure of its job
-            outcome, error = Outcome.FAILED, f"{type(failure).__name__}: {failure}"
-        told = message.get("attributes", {})
+            outcome, error = Outcome.FAILED, told(failure)
+        attributes = message.get("attributes", {})
         report = JobReport(
             job=source.job,
             bucket=source.bucket,
             key=source.key,
             outcome=outcome,
-            delivery=int(told.get("ApproximateReceiveCount", 1)),
+            delivery=int(attributes.get("ApproximateReceiveCount", 1)),
             total=time.monotonic() - started,
             queue=waited,
             invoke=invoked,
-            age=max(time.time() - int(told.get("SentTimestamp", time.time() * 1000)) / 1000, 0.0),
+            age=max(time.time() - int(attributes.get("SentTimestamp", time.time() * 1000)) / 1000, 0.0),
             result=result,
             error=error,
         )
@@ -179,7 +191,7 @@ class _Batch:
         return self._parts.course.run(source, place, lease, deadline, lambda: self._give_back(lease))
 
     def _give_back(self, lease: str) -> None:
-        self._parts.client.dealloc(lease, tolerant=True)
+        leasing.end(self._parts.client, [lease])
         with self._changed:
             self._leases.discard(lease)
 
