@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -66,7 +67,10 @@ class Verdict:
 
 
 def show(url: str, pictures: Mapping[str, bytes], truth: Truth, folder: Path) -> bool:
-    """Runs and checks it on the server at `url`, and leaves the results in `folder`. Whether all was right."""
+    """Runs and checks it on the server at `url`, and leaves the results in `folder`, and nothing else. Whether all was
+    right."""
+    # What an earlier run has left says nothing of this one.
+    shutil.rmtree(folder, ignore_errors=True)
     with LocalAws() as aws:
         environment = aws.environment | {"REMOTEGPU_URL": url}
         running = LambdaFunction("examples/bucket_handler/handler.handler", task_root=ROOT, environment=environment)
@@ -80,7 +84,7 @@ def show(url: str, pictures: Mapping[str, bytes], truth: Truth, folder: Path) ->
                 jobs = list(_jobs(process, aws, twice=min(pictures)))
                 exit_code = process.wait()
         found = _look(url, aws, first_message, jobs, exit_code)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True)
     for key, body in found.objects.items():
         (folder / key).write_bytes(body)
     print(f"\nwhat is in s3://{OUTPUT} now: {folder}\n\nchecked:")

@@ -223,7 +223,9 @@ def test_what_can_be_taken_back_at_each_moment() -> None:
     closed: list[str] = []
     calls: Cancellation[str] = Cancellation(closed.append)
     assert calls.take_back(1, force=False) is Verdict.TAKEN  # it has not begun
+    assert calls.take_back(1, force=True) is Verdict.OVER  # which is told once
     assert not calls.begin(1)
+    assert calls.take_back(1, force=True) is Verdict.OVER
     assert calls.begin(2)
     assert calls.pause(2, "two", fresh=True)
     assert calls.begin(3)

@@ -230,6 +230,22 @@ def test_calls_that_are_taken_back(bench: Bench) -> None:
     bench.call(asked, [x])
 
 
+def test_nothing_is_done_for_a_call_that_can_still_be_taken_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lease may have been dropped then, and its model would stay pinned for ever."""
+    x = ones(2)
+    bench.serve(lambda feed: [feed["x"]])
+    bench.call(program([x]), [x], lease=5)
+    get, verdicts = bench.models.get, []
+
+    def got(reference: str, lease: int) -> Any:
+        verdicts.append(bench.calls.cancellation.take_back(bench.number, force=True))
+        return get(reference, lease)
+
+    monkeypatch.setattr(bench.models, "get", got)
+    assert bench.call(program([x]), [x], lease=5)[0].failed == 0
+    assert (verdicts, bench.usual) == ([Verdict.BUSY], 1)
+
+
 def test_a_reply_that_finds_no_room_waits_for_it_and_those_behind_wait_too(bench: Bench) -> None:
     x = ones(2)
     sizes = [ARENA // 8] * 3 + [2]  # all but the last need half of the arena

@@ -125,14 +125,17 @@ def test_who_waits_for_a_function_that_ends_does_not_start_it_again(
         except errors.Error as error:
             failures.append(error)
 
+    def requests() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if "process_request_thread" in thread.name}
+
+    before = requests()
     with LambdaService({"gated": function}) as service:
         monkeypatch.setenv("AWS_ENDPOINT_URL_LAMBDA", service.url)
         services = Services()
         threads = [threading.Thread(target=call) for _ in range(2)]
         for thread in threads:
             thread.start()
-        names = "process_request_thread"
-        wait_until(lambda: sum(names in thread.name for thread in threading.enumerate()) == 2, "both calls have come")
+        wait_until(lambda: len(requests() - before) == 2, "both calls have come")
         wait_until(lambda: function.calls, "one runs")
         threading.Timer(0.3, function.gate.set).start()
     for thread in threads:

@@ -140,6 +140,7 @@ sts_regions = ["{REGION}"]
         (GOOD.replace('= "vision"', '= "two words"'), "not a tenant's name"),
         (GOOD.replace("[roles]", f'[roles]\n"{ROLE.replace("role/", "role/path/")}" = "other"'), "for two tenants"),
         (GOOD.replace(hashlib.sha256(TOKEN.encode()).hexdigest(), "a-token-itself"), "name 1 is not a SHA-256"),
+        ('[tokens]\noperations = "a-token-itself+/="', r"tokens.: a value is not a tenant's name"),
         (f'audience = "{AUDIENCE}"\nissuers = ["{ISSUER}"]', "only together"),
         (f'[roles]\n"{ROLE}" = "vision"', "only together"),
         ("", "lets nobody in"),

@@ -19,7 +19,8 @@ from remotegpu.local import LocalServer
 from remotegpu.result import Reply, whole
 from remotegpu.v1 import compute_pb2, program_pb2, stream_pb2
 
-from .fixtures.onnx_models import write
+from .conftest import StartServer
+from .fixtures.onnx_models import repeated, write
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
@@ -182,3 +183,24 @@ def test_the_call_in_arbitrary_bytes_is_that_of_its_envelope(data: bytes) -> Non
         except errors.ProtocolError:
             continue
         assert call in (0, envelope.call) or frame.count(b"\x22") > 1  # a later envelope takes its place
+
+
+def test_results_that_have_outgrown_one_message_since_the_catalog_came(start_server: StartServer) -> None:
+    """A model was exchanged for another one; what a lease keeps must not be changed twice."""
+    server, x = start_server("--allow-uploads"), np.ones((1, 2), np.float32)
+    with Client(server.url, timeout=20) as operator, Client(server.url, timeout=20) as client, client.alloc() as lease:
+
+        def size() -> int:
+            return int(lease.fetch(lease.model("m")(x)["y"]).size)
+
+        operator.load_model("m", content=repeated(2))
+        model = client.model("m")
+        assert [model(x)["y"].size for _ in range(2)] == [4, 4]
+        operator.load_model("m", content=repeated(50_000))
+        assert [model(x)["y"].size for _ in range(3)] == [100_000] * 3
+        operator.load_model("m", content=repeated(2))
+        assert [size(), size()] == [4, 4]
+        operator.load_model("m", content=repeated(50_000))
+        with pytest.raises(errors.InvalidInput, match="result size"):
+            size()
+        assert [size(), size()] == [100_000] * 2

@@ -61,6 +61,14 @@ def hung(start_server: StartServer) -> Iterator[tuple[LocalServer, Callable[[], 
     os.kill(server.process.pid, signal.SIGCONT)
 
 
+def test_a_folder_is_no_work(cloud: Cloud, single: LocalServer) -> None:
+    cloud.send({"Records": [cloud.record("pictures/", cloud.put("pictures/", b""))]})
+    with Working(cloud, single.url, HANDLER + "echo") as working:
+        assert working.until(1)[0].outcome.value == "ignored"
+        wait_until(lambda: cloud.count() == (0, 0), "the message is deleted")
+    assert not orchestration.seen
+
+
 def test_a_bucket_that_is_not_there_is_no_object_that_has_gone(cloud: Cloud, single: LocalServer) -> None:
     record = cloud.record("a")
     record["s3"]["bucket"]["name"] = "nowhere-at-all"

@@ -33,7 +33,7 @@ from remotegpu.orchestrator.job import (
     Stopped,
     Ticked,
 )
-from remotegpu.orchestrator.metrics import JobReport, Outcome
+from remotegpu.orchestrator.metrics import JobReport, Outcome, line, told
 from remotegpu.orchestrator.results import Standing, Target
 from tests.conftest import wait_until
 
@@ -304,6 +304,15 @@ def test_what_must_be_given() -> None:
         with pytest.raises(errors.ConfigurationError, match=f"--{name}: it is missing"):
             settings.parse({**GIVEN, name: None}, {})
     assert settings.parse({**GIVEN, "queue": None}, {}, queue=False).queue == ""
+
+
+# What is told.
+
+
+def test_a_line_fits_into_an_event_of_a_log_whatever_a_function_raises() -> None:
+    assert told(ValueError("no")) == "ValueError: no"
+    report = JobReport("j", "pictures", "k" * 1024, Outcome.FAILED, 1, total=1.0, error=told(ValueError("x" * 10**6)))
+    assert len(line(report, "queue", "model:digits", now_ms=1)) < 16 * 1024
 
 
 # The bar.

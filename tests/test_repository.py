@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,6 +72,13 @@ def test_what_it_cannot_serve_is_a_problem_of_that_model_alone(
     assert why in found.problems[name]
     with pytest.raises(ValueError, match=re.escape(why)):
         repository.scan_model(tmp_path / name)
+
+
+def test_a_name_that_no_message_can_tell_is_a_problem_that_one_can(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"a\xff")).mkdir()
+    ((name, why),) = repository.scan(tmp_path).problems.items()
+    assert name == "a?"
+    assert b"a model's name is" in why.encode()
 
 
 def test_a_version_without_a_file_is_told(tmp_path: Path) -> None:

@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import datetime
+import json
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
@@ -98,7 +100,7 @@ def test_those_who_wait_for_a_try_that_fails_do_not_try_themselves_one_after_ano
         wait_until(lambda: asked[0] == 1 and threads._work_queue.empty(), "one asks, the others come")
         answered.set()
         for each in tries:
-            with pytest.raises(errors.AuthError, match="no web identity token .403"):
+            with pytest.raises(errors.AuthError, match=r"no web identity token .403"):
                 each.result(20)
         assert (before := asked[0]) < 4, "but for a thread that the system lets come late"
         with pytest.raises(errors.AuthError):
@@ -142,6 +144,29 @@ def test_keys_are_those_of_the_environment_when_they_are_asked_for() -> None:
         credentials.keys_of({})
     with pytest.raises(errors.AuthError, match="AWS_REGION"):
         credentials.region_of({})
+
+
+def test_keys_of_a_restored_snapshot_are_asked_for_on_this_machine() -> None:
+    asked: list[tuple[str, str, str]] = []
+
+    def answer(method: str, path: str, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        asked.append((method, path, headers.get("authorization", "")))
+        if path != "/v2/keys?a=b":
+            return 500, {}, b"out of order"
+        told = {"AccessKeyId": KEYS.access, "SecretAccessKey": KEYS.secret, "Token": KEYS.token, "Expiration": "later"}
+        return 200, {}, json.dumps(told).encode()
+
+    with web_server(answer) as url:
+        environment = {credentials.ADDRESS_VARIABLE: f"{url}/v2/keys?a=b", credentials.TOKEN_VARIABLE: "let me in"}
+        assert credentials.keys_of(environment) == KEYS
+        assert asked == [("GET", "/v2/keys?a=b", "let me in")]
+        assert credentials.keys_of({**ENVIRONMENT, **environment}) == KEYS
+        assert len(asked) == 1, "keys in the environment come first"
+        with pytest.raises(errors.AuthError, match="gives no keys: status 500"):
+            credentials.keys_of({credentials.ADDRESS_VARIABLE: url})
+    for address, why in ((url, "nobody gives keys"), ("http://keys.example/", "not an http URL of this machine")):
+        with pytest.raises(errors.AuthError, match=why):
+            credentials.keys_of({credentials.ADDRESS_VARIABLE: address})
 
 
 def test_keys_of_a_loaded_boto3_come_first(monkeypatch: pytest.MonkeyPatch) -> None:

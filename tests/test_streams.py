@@ -221,6 +221,14 @@ def test_frame_that_ends_the_stream(raw: RawStream, frame: bytes, what: str) -> 
     assert what in str(error)
 
 
+def test_why_a_stream_ends_is_heard_while_the_greeting_is_on_the_way(server: LocalServer) -> None:
+    for _ in range(10):
+        stream = RawStream(server.port)
+        stream.send_bytes(b"\x0a\x05ab")
+        assert "cut short" in str(stream.error())
+        stream.close()
+
+
 def test_bad_calls_fail_alone(raw: RawStream) -> None:
     raw.read()
     raw.send(stream_pb2.Envelope(call=1, method="Scheduler/Nonsense"))

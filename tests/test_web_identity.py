@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from remotegpu import errors
+from remotegpu_server.identity import jwt as identity_jwt
 from remotegpu_server.identity import key_sets
 from remotegpu_server.identity.jwt import MOST_WAITING, WebIdentity, keys_of
 from remotegpu_server.identity.provider import Identity
@@ -26,6 +28,7 @@ from tests.fixtures.credentials import (
     BEARER,
     ISSUER,
     TENANTS,
+    TOKEN,
     Wire,
     callers_of,
     identified,
@@ -190,7 +193,33 @@ def test_an_issuer_that_is_slow_holds_up_few_calls_and_only_those_that_need_it(c
     try:
         asyncio.run(flood())
     finally:
-        del wire.json  # type: ignore[misc]
+        del wire.json
+
+
+def test_signatures_are_checked_beside_the_event_loop(
+    callers: Verified, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever forges them would otherwise have everybody wait for a millisecond each."""
+    go_on, real = threading.Event(), identity_jwt.signed_by
+
+    def slow(token: str, key: Any, algorithm: str) -> bytes:
+        assert go_on.wait(20)
+        return real(token, key, algorithm)
+
+    async def flood() -> None:
+        calls = [
+            asyncio.create_task(callers.identify([(BEARER, f"Bearer {wire.issuer.token(jti=str(number))}")]))
+            for number in range(5)
+        ]
+        done, waiting = await asyncio.wait(calls, timeout=0.2)
+        assert [type(call.exception()) for call in done] == [errors.Unavailable] * 2
+        assert (await callers.identify([(BEARER, f"Bearer {TOKEN}")])).tenant == "operations"
+        go_on.set()
+        assert {found.tenant for found in await asyncio.gather(*waiting)} == {"vision"}
+
+    monkeypatch.setattr(identity_jwt, "signed_by", slow)
+    monkeypatch.setattr(identity_jwt, "MOST_CHECKED", 3)
+    asyncio.run(flood())
 
 
 def test_keys_are_asked_for_when_one_is_new_and_hold_while_the_issuer_is_away(wire: Wire) -> None:

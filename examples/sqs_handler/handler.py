@@ -41,17 +41,24 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     for message in event["Records"]:
         try:
             for source in events.parse(message["body"]):
-                print(source, process(source, target, context.get_remaining_time_in_millis() / 1000 - MARGIN))
+                print(source, process(source, target, context))
         except remotegpu.Error as error:
             print(f"{message['messageId']} is to come again: {error}")
             failed.append({"itemIdentifier": message["messageId"]})
     return {"batchItemFailures": failed}
 
 
-def process(source: events.Source, target: results.Target, remaining: float) -> str:
-    """Stores the result for one picture, unless it is there; says what came of it."""
-    if remaining <= 0:
+def remaining(context: Any) -> float:
+    """Seconds for what is to be done before the result is stored. Raises Unavailable if there are none."""
+    seconds: float = context.get_remaining_time_in_millis() / 1000 - MARGIN
+    if seconds <= 0:
         raise remotegpu.Unavailable(why="the invocation's time is over")
+    return seconds
+
+
+def process(source: events.Source, target: results.Target, context: Any) -> str:
+    """Stores the result for one picture, unless it is there; says what came of it."""
+    remaining(context)
     key = target.key(source)
     found = results.standing(there := aws().head(target.bucket, key), source)
     if found in {results.Standing.SAME, results.Standing.NEWER}:
@@ -61,7 +68,7 @@ def process(source: events.Source, target: results.Target, remaining: float) -> 
     picture = aws().get(source.bucket, source.key, source.version)
     if picture is None:
         return "no longer there"
-    body = json.dumps(detect(picture, remaining)).encode()
+    body = json.dumps(detect(picture, remaining(context))).encode()
     stored = aws().put(
         (target.bucket, key),
         body,
@@ -74,16 +81,16 @@ def process(source: events.Source, target: results.Target, remaining: float) -> 
     return "done"
 
 
-def detect(picture: bytes, remaining: float) -> list[dict[str, Any]]:
-    """The digits in an encoded picture, found within `remaining` seconds, part of which may pass in the scheduler's
+def detect(picture: bytes, seconds: float) -> list[dict[str, Any]]:
+    """The digits in an encoded picture, found within so many seconds, part of which may pass in the scheduler's
     queue."""
-    with gpu.lease(timeout=remaining / 2, hard_ttl=remaining + 5) as lease:
+    with gpu.lease(timeout=seconds / 2, hard_ttl=seconds + 5) as lease:
         xp = lease.xp
         image = xp.astype(lease.image(picture), xp.float32) / 255
         found = lease.model("digits")(image=xp.permute_dims(image, (2, 0, 1))[None])
         sure = found["scores"] > LEAST_SCORE
         wanted = [found[name][sure] for name in ("boxes", "scores", "labels")]
-        boxes, scores, labels = lease.finish(*wanted, timeout=remaining)
+        boxes, scores, labels = lease.finish(*wanted, timeout=seconds)
     return [
         {"box": [round(float(x), 1) for x in box], "score": round(float(score), 4), "label": int(label)}
         for box, score, label in zip(boxes, scores, labels, strict=True)

@@ -87,8 +87,13 @@ def scan(folder: Path) -> Repository:
         try:
             entries[path.name], aliases[path.name] = scan_model(path)
         except (ValueError, OSError) as error:
-            problems[path.name] = str(error)
+            problems[_text(path.name)] = _text(str(error))
     return Repository(entries, aliases, problems)
+
+
+def _text(told: str) -> str:
+    """A folder's name may have bytes that no message can tell."""
+    return told.encode(errors="replace").decode()
 
 
 def scan_model(folder: Path) -> tuple[dict[str, Entry], dict[str, str]]:

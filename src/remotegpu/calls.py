@@ -8,10 +8,10 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 
-from remotegpu import graph, wire
+from remotegpu import errors, graph, wire
 from remotegpu.deadlines import GRACE
 from remotegpu.multiplexer import RUN
 from remotegpu.result import Receiver, Reply, whole
@@ -19,6 +19,9 @@ from remotegpu.strings import STRINGS
 from remotegpu.v1 import compute_pb2
 
 from .transport import Transport
+
+# The field of the error for a result that is too large for one message.
+_OUTGROWN = "result size"
 
 
 class Request:
@@ -38,6 +41,8 @@ class Request:
         self.small = body_size + len(program) <= wire.INLINE_LIMIT
         # One message each way.
         self.whole = self.small and expected <= wire.INLINE_LIMIT
+        # A call without a lease keeps nothing, so it may run twice.
+        self.is_repeatable = header.WhichOneof("place") is None
         # For which timeout it was made last, and what.
         self._front = (math.nan, b"")
 
@@ -56,13 +61,29 @@ class Request:
         return front
 
 
-def exchange(transport: Transport, request: Request, parts: Sequence[wire.Buffer], timeout: float) -> Reply:
-    """Sends a request with the parts of its body, and receives the result. Timeout in seconds. Raises any error of the
-    tree."""
+def exchange(
+    transport: Transport,
+    request: Request,
+    parts: Sequence[wire.Buffer],
+    timeout: float,
+    outgrown: Callable[[], None],
+) -> Reply:
+    """Sends a request with the parts of its body, and receives the result. Timeout in seconds. `outgrown` hears that
+    the result is larger than the catalog tells: a model was exchanged for another one. Raises any error of the tree.
+    """
     started = time.perf_counter()
     if request.whole:
         message = b"".join((request.front(timeout), *parts))
-        return whole(transport.unary(RUN, message, timeout, grace=GRACE), started)
+        try:
+            return whole(transport.unary(RUN, message, timeout, grace=GRACE), started)
+        except errors.InvalidInput as error:
+            if error.field != _OUTGROWN:
+                raise
+            outgrown()
+            timeout -= time.perf_counter() - started
+            if not request.is_repeatable or timeout <= 0:
+                raise
+            parts = [b"".join(parts)]
     receiver, limit = Receiver(started), wire.INLINE_LIMIT if request.small else wire.CHUNK
     requests = functools.partial(wire.messages, request.head(timeout), request.program, parts, limit)
     stream = transport.stream("Compute/RunStream", requests, request.small, timeout, grace=GRACE)

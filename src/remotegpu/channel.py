@@ -27,6 +27,8 @@ _NOT_CONNECTED = ("failed to connect to all addresses", "DNS resolution failed",
 
 # How it begins the details of a call for which `_Caller` had no credential.
 _NO_CREDENTIAL = "Getting metadata from plugin failed with error: "
+# The details of a call for which it had one that gRPC does not send.
+_ILLEGAL_CREDENTIAL = "Illegal metadata"
 # How gRPC begins the details of RESOURCE_EXHAUSTED when the server has as many calls as it takes; with other details it
 # is a message that is too large, for instance, which trying again does not help.
 _TOO_MANY_CALLS = "Concurrent RPC limit"
@@ -250,8 +252,9 @@ def translated(error: Any, target: str, timeout: float) -> errors.Error:
     code, details = error.code(), error.details() or ""
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return errors.DeadlineExceeded(deadline=timeout)
-    if details.startswith(_NO_CREDENTIAL):
-        return errors.AuthError(why=details.removeprefix(_NO_CREDENTIAL))
+    if details.startswith(_NO_CREDENTIAL) or details == _ILLEGAL_CREDENTIAL:
+        odd = "what was made cannot travel: printable ASCII, under a name in lower case"
+        return errors.AuthError(why=details.removeprefix(_NO_CREDENTIAL) if details != _ILLEGAL_CREDENTIAL else odd)
     if code is grpc.StatusCode.UNAVAILABLE and details.startswith(_NOT_CONNECTED):
         return errors.ConnectError(address=target, why=details)
     if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}:

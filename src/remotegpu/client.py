@@ -394,7 +394,7 @@ class Client:
     def exchange(self, request: calls.Request, parts: Sequence[wire.Buffer], timeout: float | None) -> Reply:
         """Sends a request with the parts of its body. Raises any error of the tree."""
         seconds, _ = deadlines.bounded(self._seconds(timeout), deadlines.GRACE)
-        reply = calls.exchange(self._connected(), request, parts, seconds)
+        reply = calls.exchange(self._connected(), request, parts, seconds, self.catalog.forget)
         if reply.header.HasField("catalog"):
             self.catalog.update(reply.header.catalog)
         return reply

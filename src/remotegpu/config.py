@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from remotegpu import errors
 
@@ -52,14 +52,22 @@ def parse_url(url: str, setting: str = "url") -> Endpoint:
     """Raises ConfigurationError that names the setting and the forms that are allowed."""
     if url == "local:":
         return Endpoint(url, "", 0)
+    if "@" in url:  # not said: it may be a secret
+        why = f"a URL holds no user and no password; a token goes into REMOTEGPU_TOKEN; write {_FORMS}"
+        raise errors.ConfigurationError(setting=setting, why=why)
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, DEFAULT_PORT if parts.port is None else parts.port
     except ValueError as error:
         raise errors.ConfigurationError(setting=setting, why=f"{url!r}: {error}; write {_FORMS}") from error
-    if parts.scheme not in {"grpc", "grpcs"} or not host or not port or parts.path not in {"", "/"}:
+    if parts.scheme not in {"grpc", "grpcs"} or not host or not port or not _is_bare(parts):
         raise errors.ConfigurationError(setting=setting, why=f"{url!r} is not a server's address; write {_FORMS}")
     return Endpoint(url, host, port, parts.scheme == "grpcs")
+
+
+def _is_bare(parts: SplitResult) -> bool:
+    """Whether nothing follows the port."""
+    return parts.path in {"", "/"} and not parts.query and not parts.fragment
 
 
 def url_from(environment: Mapping[str, str]) -> str:

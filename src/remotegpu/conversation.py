@@ -32,9 +32,6 @@ class Stream(Protocol):
         """Ends the stream; `read` raises ConnectionLost. Any thread may call it."""
 
 
-# How long a fork waits for calls that begin or end at this moment. Seconds.
-_PAUSE_PATIENCE = 1.0
-
 # Opens a stream, given the frames to send. Does not wait.
 Dial = Callable[[Iterator[bytes]], Stream]
 
@@ -63,7 +60,7 @@ class Conversation:
     def __init__(self, dial: Dial, address: str) -> None:
         self._dial = dial
         # Held while the state below is looked at or changed, never while anything is waited for.
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._calls = Multiplexer(secrets.token_bytes(16), address)
         self._line: _Line | None = None
         self._has_leader = False
@@ -141,11 +138,13 @@ class Conversation:
 
     def _lead(self, call: Call, line: _Line, until: float) -> None:
         self._watchdog.arm(until)
+        ended = False
         try:
             while not call.done:
                 try:
                     message = line.stream.read()
                 except errors.Error as error:
+                    ended = True
                     self._broke(line, error)
                     if call.done:
                         return
@@ -155,7 +154,11 @@ class Conversation:
                 self._received(line, message)
         finally:
             self._watchdog.disarm()
-            self._has_leader = False
+            with self._lock:
+                self._has_leader = False
+                is_left = self._line is not line
+            if is_left and not ended:
+                _read_end(line.stream)
 
     def _received(self, line: _Line, message: bytes) -> None:
         with self._lock:
@@ -202,33 +205,19 @@ class Conversation:
             if frame is not None and self._line is not None:
                 self._line.send([frame])
 
-    def pause(self) -> bool:
-        """Holds up the calls of other threads, for a fork by this one, until `resume`. False if one of them does not
-        let it."""
-        return self._lock.acquire(timeout=_PAUSE_PATIENCE)
-
-    def resume(self) -> None:
-        """Ends a `pause`."""
-        self._lock.release()
-
-    def hang_up(self) -> bool:
-        """Ends the stream; calls under way go on on the next one. True: another thread still has to read its end."""
+    def hang_up(self) -> None:
+        """Ends the stream; calls under way go on on the next one."""
         with self._lock:
             line, self._line = self._line, None
             self._calls.broken(connected=True)
             has_reader = self._has_leader
         if line is None:
-            return False
+            return
         # In this order: at the end of the frames, gRPC would say it to the server, from another thread.
         line.stream.cancel()
         line.end()
         if not has_reader:
-            try:
-                while True:
-                    line.stream.read()
-            except errors.Error:
-                pass  # that is its end
-        return has_reader
+            _read_end(line.stream)
 
     def close(self) -> None:
         """Ends the stream. Calls under way fail with ConnectionLost."""
@@ -239,3 +228,12 @@ class Conversation:
         if line is not None:
             line.end()
             line.stream.cancel()
+
+
+def _read_end(stream: Stream) -> None:
+    """Of one that was cancelled, so that it is known to be over."""
+    try:
+        while True:
+            stream.read()
+    except errors.Error:
+        pass  # that is its end

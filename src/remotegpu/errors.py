@@ -60,6 +60,10 @@ class TransportError(Error):
     """The network, not the program."""
 
 
+# In gRPC's words, when a certificate is of another authority, or for another host.
+_UNTRUSTED = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification Check failed")
+
+
 @dataclass(kw_only=True, eq=False)
 class ConnectError(TransportError):
     """No connection could be made, so nothing was sent."""
@@ -70,6 +74,9 @@ class ConnectError(TransportError):
     why: str
 
     def __str__(self) -> str:
+        if any(sign in self.why for sign in _UNTRUSTED):
+            hint = "has REMOTEGPU_CA the authority that signed it, and is the URL's host one of its names?"
+            return f"what answers at {self.address} has a certificate that is not trusted ({self.why}): {hint}"
         return f"nothing answered at {self.address} ({self.why}): is remotegpu-server running there?"
 
 

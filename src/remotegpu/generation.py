@@ -8,7 +8,7 @@ before it is used. A fork and a restore begin a new `Generation`, and each clien
 an identity, locks and threads of its own. What a forked child has of its parent's is neither used nor closed.
 
 Before a fork, clients close their connections: gRPC prepares a fork only while no thread is inside it, and a child of
-an unprepared one crashes or hangs now and then in its own first call (grpcio 1.85: 4 of 80; none of 400 otherwise).
+an unprepared one crashes or hangs now and then in its own first call (grpcio 1.85: 4 of 80, and none of 400 prepared).
 The next call opens a new one, in the parent as in the child. Before a snapshot it is the same, since no connection
 lives through one.
 """

@@ -137,6 +137,10 @@ class Catalog:
         self.models = models
         self.digest = message.digest
 
+    def forget(self) -> None:
+        """The server has other models now: the next reply brings them along."""
+        self.update(pb.Catalog())
+
 
 class ModelSession(Session, Protocol):
     """Where models run: one device of a lease. Beside what arrays need:"""

@@ -14,7 +14,6 @@ from remotegpu.generation import registry
 
 if TYPE_CHECKING:
     from .client import Client
-    from .transport import Transport
 
 # How long a fork waits for calls of other threads that have streams of their own. Seconds.
 _PATIENCE = 1.0
@@ -26,33 +25,20 @@ def watch(client: Client) -> None:
 
 
 def _quieten(client: Client) -> Callable[[], None] | None:
-    """No thread is inside of gRPC any more for the client's sake, nor comes to be: calls wait before they begin, those
-    on the long-lived stream are sent again later, and those that have a stream of their own may end first, for a while.
-    Returns what ends that."""
+    """No thread is inside of gRPC any more for the client's sake, nor comes to be: connections end, and whoever needs
+    one waits until what this returns is called. Calls on the long-lived stream are sent again then; those that have
+    streams of their own may end first."""
     transport = client._transport
-    if transport is None or not transport.counts.connections or not transport._conversation.pause():
+    if transport is None:
         return None
-    stay_initialised()
-    held = _hold(transport)
-
-    def go_on() -> None:
-        if held:
-            transport._lock.release()
-        transport._conversation.resume()
-
-    return go_on
-
-
-def _hold(transport: Transport) -> bool:
-    """Ends its connections, and lets nobody make one. False if somebody does not let it."""
     until = time.monotonic() + _PATIENCE
-    while True:
+    # A connection that is being made is waited for: that may import modules, whose locks a child would have forever.
+    while transport._lock.acquire(timeout=_PATIENCE):
         connection = transport._connection
+        if connection is None or time.monotonic() >= until:
+            return transport._lock.release
+        transport._lock.release()
+        stay_initialised()
         transport.hang_up()
-        if connection is not None:
-            connection.closed.wait(max(until - time.monotonic(), 0.0))
-        if not transport._lock.acquire(timeout=_PATIENCE):
-            return False
-        if transport._connection is None or time.monotonic() >= until:
-            return True
-        transport._lock.release()  # a call that has a stream of its own has come between
+        connection.closed.wait(max(until - time.monotonic(), 0.0))
+    return None

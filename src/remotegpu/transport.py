@@ -257,10 +257,8 @@ class Transport:
             connection, self._connection = self._connection, None
             if connection is not None:
                 connection.users += 1
-        unread = self._conversation.hang_up()
+        self._conversation.hang_up()
         if connection is not None:
-            if connection.users <= 1 + unread:
-                connection.close()
             self._release(connection)
 
     def close(self) -> None:

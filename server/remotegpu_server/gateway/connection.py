@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,8 @@ class Stream:
         # When the write that is under way began.
         self._writing: float | None = None
         self._writer: asyncio.Task[None] | None = None
+        # Our first frame is out, or never will be.
+        self._greeted = asyncio.Event()
         self._leaving = False
         # The last frame is on its way: whatever arrives now has not arrived.
         self._final = False
@@ -69,6 +72,8 @@ class Stream:
         except asyncio.CancelledError:
             if not self._ended:
                 raise  # the client has gone, or the server stops
+        except errors.Error as error:
+            self._why = error
         finally:
             self._serving = None
             self._broken = True
@@ -76,7 +81,15 @@ class Stream:
             if self._client is not None:
                 self._client.detach(self)
         if self._why is not None:
+            await self._greeting()
             raise self._why
+
+    async def _greeting(self) -> None:
+        """gRPC fails to send how a stream ends while its first frame is on the way: the client would never hear."""
+        if self._writer is not None:
+            with contextlib.suppress(TimeoutError):  # the client does not even read that
+                async with asyncio.timeout(_SEND_PATIENCE):
+                    await self._greeted.wait()
 
     async def _converse(self) -> None:
         client, message = await self._hello()
@@ -127,6 +140,8 @@ class Stream:
             while self._unsent:
                 self._writing = self._loop.time()
                 await self._context.write(self._unsent[0])
+                if not self._greeted.is_set():
+                    self._greeted.set()
                 self._backlog -= len(self._unsent.popleft())
         except (grpc.aio.BaseError, RuntimeError, asyncio.InvalidStateError) as error:
             # The stream is over, which its reader hears too; the answers are in the log.
@@ -136,6 +151,7 @@ class Stream:
             self._backlog = 0
         finally:
             self._writing = None
+            self._greeted.set()
         if not self._room.is_set():
             self._room.set()
         if self._leaving:

@@ -98,7 +98,8 @@ def _tenants(path: Path, content: Mapping[str, Any], name: str) -> dict[str, str
         raise _wrong(path, f"{name} is a table: [{name}]")
     for tenant in table.values():
         if not isinstance(tenant, str) or not is_tenant(tenant):
-            raise _wrong(path, f"[{name}]: {tenant!r} is not a tenant's name: 1 to 64 of A-Z a-z 0-9 . _ -")
+            given = repr(tenant) if name == "roles" else "a value"  # of the others somebody may have written the token
+            raise _wrong(path, f"[{name}]: {given} is not a tenant's name: 1 to 64 of A-Z a-z 0-9 . _ -")
     return table
 
 

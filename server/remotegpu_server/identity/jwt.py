@@ -14,9 +14,10 @@ import asyncio
 import base64
 import json
 import logging
-import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jwt
@@ -39,6 +40,12 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 _KEY_PATH = "/.well-known/jwks.json"
 _RSA_LEAST = 2048
 _KEY_ID_LIMIT = 256
+_TIME_LIMIT = 2**40
+# Calls that may wait until an issuer has said which keys it has: whoever invents key ids has all of them wait.
+MOST_WAITING = 64
+# Threads that check signatures, and calls that may wait for them.
+_THREADS = 2
+MOST_CHECKED = 256
 
 
 class WebIdentity:
@@ -51,6 +58,9 @@ class WebIdentity:
         self._asker = asker
         self._keys: Mapping[str, KeySet[Any]] = {issuer: KeySet() for issuer in issuers}
         self._asking = {issuer: asyncio.Lock() for issuer in issuers}
+        self._waiting: Counter[str] = Counter()
+        self._threads = ThreadPoolExecutor(_THREADS, "identity")
+        self._checked = 0
 
     async def check(self, token: str, now: float) -> Identity | None:
         """Implements `Checker.check`."""
@@ -62,25 +72,43 @@ class WebIdentity:
             raise errors.AuthError(why="its issuer is not one that this server trusts")
         name = _key_name(header)
         key = await self._key(issuer, name, now)
-        try:
-            # The claims are those of the bytes whose signature was checked.
-            signed = jwt.PyJWS(algorithms=[name[1]]).decode(token, key=key, algorithms=[name[1]])
-        except jwt.PyJWTError:
-            raise errors.AuthError(why="its signature is not its issuer's") from None
+        # The claims are those of the bytes whose signature was checked.
+        signed = await self._signed(token, key, name[1])
         return identity_of(_parsed(signed), issuer, self._audience, self._tenants, now)
+
+    async def _signed(self, token: str, key: Any, algorithm: str) -> bytes:
+        """What was signed. On a thread, which takes a millisecond (ES384), and so does a forged one: others would wait
+        for each. Raises AuthError, and Unavailable where too many wait for a thread."""
+        if self._checked >= MOST_CHECKED:
+            raise errors.Unavailable(why=f"{MOST_CHECKED} signatures of tokens are being checked")
+        self._checked += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, signed_by, token, key, algorithm)
+        finally:
+            self._checked -= 1
 
     async def _key(self, issuer: str, name: KeyName, now: float) -> Any:
         keys = self._keys[issuer]
         if keys.due(name, now) or (keys.find(name, now) is None and self._asking[issuer].locked()):
-            async with self._asking[issuer]:
-                if keys.due(name, now):  # no other call has asked meanwhile
-                    await self._ask(issuer, keys, now)
+            await self._fresh(issuer, name, now)
         key = keys.find(name, now)
         if key is None and not keys.holds(now):
             raise errors.Unavailable(why=f"the keys of the issuer {issuer} cannot be had")
         if key is None:
             raise errors.AuthError(why="it is signed by a key that its issuer does not publish")
         return key
+
+    async def _fresh(self, issuer: str, name: KeyName, now: float) -> None:
+        """Asks for keys, or waits for another call that does. Raises Unavailable where too many wait."""
+        if self._waiting[issuer] >= MOST_WAITING:
+            raise errors.Unavailable(why=f"{MOST_WAITING} calls wait for the keys of the issuer {issuer}")
+        self._waiting[issuer] += 1
+        try:
+            async with self._asking[issuer]:
+                if self._keys[issuer].due(name, now):  # no other call has asked meanwhile
+                    await self._ask(issuer, self._keys[issuer], now)
+        finally:
+            self._waiting[issuer] -= 1
 
     async def _ask(self, issuer: str, keys: KeySet[Any], now: float) -> None:
         """Keys that are there stay if nobody answers."""
@@ -92,6 +120,15 @@ class WebIdentity:
             logger.warning("the keys of %s could not be had: %s", issuer, error)
 
 
+def signed_by(token: str, key: Any, algorithm: str) -> bytes:
+    """What is signed by that key. Raises AuthError."""
+    try:
+        signed: bytes = jwt.PyJWS(algorithms=[algorithm]).decode(token, key=key, algorithms=[algorithm])
+    except jwt.PyJWTError:
+        raise errors.AuthError(why="its signature is not its issuer's") from None
+    return signed
+
+
 def keys_of(answer: object) -> dict[KeyName, RSAPublicKey | EllipticCurvePublicKey]:
     """The usable keys of a JWK set (RFC 7517); others are left out."""
     found: dict[KeyName, RSAPublicKey | EllipticCurvePublicKey] = {}
@@ -100,7 +137,8 @@ def keys_of(answer: object) -> dict[KeyName, RSAPublicKey | EllipticCurvePublicK
         if not isinstance(each, dict) or each.get("use", "sig") != "sig":
             continue
         try:
-            key: object = jwt.PyJWK.from_dict(each).key
+            # Without "alg", which the library would believe, or refuse the whole set for: see `_algorithm`.
+            key: object = jwt.PyJWK.from_dict({name: each[name] for name in each if name != "alg"}).key
         except (jwt.PyJWTError, ValueError, TypeError, KeyError):
             continue  # of a kind that is not ours
         name, algorithm = each.get("kid"), _algorithm(key)
@@ -121,7 +159,7 @@ def _algorithm(key: object) -> str:
 
 def _key_name(header: Mapping[str, Any]) -> KeyName:
     algorithm, key_id = header.get("alg"), header.get("kid")
-    if algorithm not in ALGORITHMS:
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         raise errors.AuthError(why=f"its algorithm is none of {', '.join(sorted(ALGORITHMS))}")
     if not isinstance(key_id, str) or len(key_id) > _KEY_ID_LIMIT:
         raise errors.AuthError(why="it does not name its key")
@@ -174,6 +212,7 @@ def identity_of(
 
 def _time(claims: Mapping[str, Any], name: str) -> float:
     value = claims.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or abs(value) > 2**40:
+    # Written so that it refuses NaN, and integers that are too large for a float.
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _TIME_LIMIT:
         raise errors.AuthError(why=f"it does not say its {name} in seconds")
     return float(value)

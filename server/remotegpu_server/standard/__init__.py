@@ -13,4 +13,5 @@ wire            ModelInfer's messages as bytes; `requests`: their meaning
 config          metadata and configuration as messages
 repository      index, load and unload
 service, stream, health, listener   gRPC
+threshold       asks who calls before anything is read
 """

@@ -7,11 +7,13 @@ from __future__ import annotations
 import grpc
 import grpc.aio
 
+from remotegpu_server.gateway.identity import Declared
 from remotegpu_server.tls import add_port
 
 from .entrance import Entrance
 from .health import add_health_and_reflection
 from .service import SERVICE, InferenceService
+from .threshold import Threshold
 
 # Bytes of a message around its tensors: names, shapes, parameters.
 _ENVELOPE_ROOM = 1024**2
@@ -44,7 +46,8 @@ class Listener:
             ("grpc.http2.lookahead_bytes", 4 * 1024 * 1024),
             ("grpc.http2.min_ping_interval_without_data_ms", 5000),
         )
-        self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=calls)
+        threshold = [] if isinstance(entrance.callers, Declared) else [Threshold(entrance.callers)]
+        self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=calls, interceptors=threshold)
         self._server.add_generic_rpc_handlers((self._service.handler(),))
         add_health_and_reflection(self._server, (SERVICE,), gate.stopping)
 

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The remotegpu authors
 # SPDX-License-Identifier: Apache-2.0
-"""The HTTP face of the standard door: connections, requests in and replies out, refusals to status.
+"""The HTTP face of the standard door: requests in and replies out, refusals to status.
 
-What a request means is in `rest_routes` (paths) and `rest_tensors` (bodies); what it costs in `rest_bodies`. This is
-the only file that imports aiohttp.
+What a request means is in `rest_routes` (paths) and `rest_tensors` (bodies); what it costs in `rest_bodies`; how it
+comes in `rest_connections`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from .entrance import Entrance
 from .infer import Caller, Response
 from .refusals import Refused, refused
 from .repository import RepositoryCalls
+from .rest_connections import Connections
 from .rest_json import fields
 from .rest_repository import load_request, unload_request
 from .rest_routes import NoRoute, Route, route
@@ -35,7 +36,6 @@ from .service import model_statistics
 from .tensors import Buffer
 from .threads import in_thread
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 Method = Callable[[web.BaseRequest, Route], Awaitable[web.StreamResponse]]
 
 HEADER_SIZE = "Inference-Header-Content-Length"
@@ -55,10 +55,10 @@ _STATUS = {
 # What load balancers ask is for everybody; the tenant of all else is kept with the request.
 _OPEN = frozenset({"live", "ready"})
 _TENANT = "remotegpu.tenant"
-# Connections at once; each takes some 20 KiB. One that has sent no whole header, or is idle, is closed after PATIENCE.
-_CONNECTIONS = 4096
+# How long a connection may be idle, or take for a header, and how long TLS may take before. Seconds.
 PATIENCE = 75.0
 _HANDSHAKE = 10.0
+_BACKLOG = 4096
 # Requests that are read or run at once.
 _REQUESTS = 1024
 # Files come as text here, which is parsed, and for which all others wait meanwhile.
@@ -87,15 +87,11 @@ class Rest:
         self._requests = 0
         # Those whose bodies are still to come: a server that stops does not wait for them.
         self._reading: set[asyncio.Task[Any]] = set()
-        # Connections that have not sent a whole header yet, and what will close them.
-        self._patience = patience
-        self._silent: dict[object, asyncio.TimerHandle] = {}
         self._listener: asyncio.Server | None = None
-        self._server = _Server(
+        self._server = Connections(
             self._handle,
-            self._silent,
+            patience,
             handler_cancellation=True,  # a caller that has gone leaves the queue
-            keepalive_timeout=patience,
             lingering_time=_LINGERING,
             read_bufsize=_COPIED,
             max_field_size=2 * CREDENTIAL_LIMIT,
@@ -123,7 +119,7 @@ class Rest:
         loop = asyncio.get_running_loop()
         try:
             self._listener = await loop.create_server(
-                self._connection, host.strip("[]"), int(port), backlog=_CONNECTIONS, **_secure(self._tls)
+                self._server.arriving, host.strip("[]"), int(port), backlog=_BACKLOG, **_secure(self._tls)
             )
         except OSError as error:
             raise errors.ConfigurationError(
@@ -144,24 +140,8 @@ class Rest:
         # aiohttp waits so long for requests, and as long again for them to be cancelled.
         await self._server.shutdown(grace / 2)
 
-    def _connection(self) -> asyncio.Protocol:
-        if len(self._server.connections) >= _CONNECTIONS:
-            return _Full()
-        connection = self._server()
-        # aiohttp's own timer begins with the first request (before 3.14.5, at least).
-        timer = asyncio.get_running_loop().call_later(self._patience, self._close_silent, connection)
-        self._silent[connection] = timer
-        return connection
-
-    def _close_silent(self, connection: web.RequestHandler) -> None:
-        del self._silent[connection]
-        if connection.transport is not None:
-            connection.transport.abort()
-
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        timer = self._silent.pop(request.protocol, None)
-        if timer is not None:
-            timer.cancel()
+        self._server.heard(request.protocol)
         try:
             found = route(request.method, request.rel_url.raw_path)
             if found.action not in _OPEN:
@@ -297,31 +277,6 @@ class Rest:
         response.content_length = size
         await _send(request, response, parts)
         return response
-
-
-class _Server(web.Server):
-    """Forgets the timers of connections that have gone, which would hold them until then."""
-
-    def __init__(self, handler: Handler, silent: dict[object, asyncio.TimerHandle], **options: Any) -> None:
-        super().__init__(handler, **options)
-        self._silent = silent
-
-    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
-        timer = self._silent.pop(handler, None)
-        if timer is not None:
-            timer.cancel()
-        super().connection_lost(handler, exc)
-
-
-class _Full(asyncio.Protocol):
-    """Tells one connection too many so, and closes it."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        body = json.dumps({"error": f"{_CONNECTIONS} connections are open already"}).encode()
-        head = f"HTTP/1.1 503 Service Unavailable\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        transport.write(head.encode() + body)
-        transport.close()
 
 
 async def _send(request: web.BaseRequest, response: web.StreamResponse, parts: list[Buffer] | None = None) -> None:

@@ -49,8 +49,8 @@ class InferenceService:
         """For `grpc.aio.Server.add_generic_rpc_handlers`. Messages stay bytes: see `standard.wire`."""
         unary = self._unary
         methods: dict[str, Handler] = {
-            "ServerLive": _open(pb.ServerLiveRequest, self._server_live),
-            "ServerReady": _open(pb.ServerReadyRequest, self._server_ready),
+            "ServerLive": _open(self._server_live),
+            "ServerReady": _open(self._server_ready),
             "ModelReady": unary(pb.ModelReadyRequest, self._model_ready),
             "ServerMetadata": unary(pb.ServerMetadataRequest, self._server_metadata),
             "ModelMetadata": unary(pb.ModelMetadataRequest, self._model_metadata),
@@ -78,10 +78,10 @@ class InferenceService:
 
         return _handler(answer)
 
-    async def _server_live(self, _request: pb.ServerLiveRequest) -> Message:
+    async def _server_live(self) -> Message:
         return pb.ServerLiveResponse(live=True)
 
-    async def _server_ready(self, _request: pb.ServerReadyRequest) -> Message:
+    async def _server_ready(self) -> Message:
         return pb.ServerReadyResponse(ready=not self._inference.gate.draining)
 
     async def _model_ready(self, request: pb.ModelReadyRequest, _tenant: str) -> Message:
@@ -146,13 +146,13 @@ def model_statistics(inference: Inference, name: str, version: str) -> pb.ModelS
     return message
 
 
-def _open(kind: type[M], method: Callable[[M], Awaitable[Message]]) -> Handler:
-    """For everybody: what load balancers ask."""
+def _open(method: Callable[[], Awaitable[Message]]) -> Handler:
+    """For everybody: what load balancers ask. The question says nothing, and is not read: see `threshold`."""
 
-    async def answer(request: bytes, context: Context) -> Message:
-        return await method(_parsed(kind, request, _LIMIT))
+    async def handle(_requests: AsyncIterator[bytes], _context: Context) -> bytes:
+        return (await method()).SerializeToString()
 
-    return _handler(answer)
+    return grpc.stream_unary_rpc_method_handler(handle)
 
 
 def _parsed(kind: type[M], request: bytes, limit: int) -> M:

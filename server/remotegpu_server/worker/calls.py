@@ -88,7 +88,7 @@ class Calls:
         # With sessions of other threads this one goes on while a model runs.
         self._direct = None
         if not sessions.are_threads:
-            self._direct = Direct(executor, replies, self.cancellation.begin, self._end, self._requests)
+            self._direct = Direct(executor, replies, self._end, self._requests)
         # Models that were found not to give a row for a row.
         self._apart: weakref.WeakSet[Model] = weakref.WeakSet()
 
@@ -143,9 +143,10 @@ class Calls:
     def _begin(self, run: records.Run) -> None:
         # One that comes when nothing else is there need not stand in line for its model.
         alone = not (self._new or self._ready or len(self._batches) or self._sessions.busy or self._waits_for_company)
-        if alone and self._direct is not None and self._direct.run(run):
-            return
+        # First of all: once it is taken back, its slab may be another's, and its lease may have been dropped.
         if not self.cancellation.begin(run.call):
+            return
+        if alone and self._direct is not None and self._direct.run(run):
             return
         task = Task(run, time.monotonic_ns())
         try:

@@ -18,7 +18,8 @@ T = TypeVar("T")
 
 
 class Verdict(enum.Enum):
-    """What came of an attempt to take a call back: it is; it goes on, at least to its next pause; it has ended."""
+    """What came of an attempt to take a call back: it is; it goes on, at least to its next pause; it has ended, or was
+    taken back before."""
 
     TAKEN = enum.auto()
     BUSY = enum.auto()
@@ -86,6 +87,8 @@ class Cancellation(Generic[T]):
         """Any thread. A call that has begun is taken back only by force, and none before its next pause."""
         with self._lock:
             if call > self._last:
+                if call in self._unseen:
+                    return Verdict.OVER  # it was told already: its queue timeout and its deadline come at once
                 self._unseen.add(call)
                 return Verdict.TAKEN
             state = self._states.get(call)

@@ -61,23 +61,20 @@ class Direct:
         self,
         executor: Executor,
         replies: Replies,
-        begin: Callable[[int], bool],
         end: Callable[[int], None],
         requests: memoryview,
     ) -> None:
-        """`begin` says whether a call may be begun, and from then on it cannot be taken back; `end` hears that it was
-        answered. `requests`: the request arena, read-only."""
+        """`end` hears that a call was answered. `requests`: the request arena, read-only."""
         self._executor = executor
         self._device = executor.device
         self._replies = replies
-        self._begin = begin
         self._end = end
         self._requests = requests
         self._courses: dict[SingleModel, _Course] = {}
 
     def run(self, run: records.Run) -> bool:
-        """Runs and answers a call for which nothing else waits. False if it must take the usual course: then nothing
-        has been done."""
+        """Runs and answers a call for which nothing else waits, and which cannot be taken back now. False if it must
+        take the usual course: then nothing has been done."""
         if run.memory_limit or run.finish or run.attachments_size:
             return False
         start = run.offset
@@ -93,13 +90,12 @@ class Direct:
             return False
         if entered is None:
             return False
-        if self._begin(run.call):
-            try:
-                outcome = self._outcome(single, entered)
-                self._replies.succeed(Finished(run.call, started_ns, outcome, batch=1))
-            except errors.Error as error:
-                self._replies.fail(run.call, started_ns, error)
-            self._end(run.call)
+        try:
+            outcome = self._outcome(single, entered)
+            self._replies.succeed(Finished(run.call, started_ns, outcome, batch=1))
+        except errors.Error as error:
+            self._replies.fail(run.call, started_ns, error)
+        self._end(run.call)
         return True
 
     def _entered(self, run: records.Run, single: SingleModel) -> _Entered | None:

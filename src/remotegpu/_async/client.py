@@ -393,7 +393,7 @@ class AsyncClient:
     async def exchange(self, request: calls.Request, parts: Sequence[wire.Buffer], timeout: float | None) -> Reply:
         """Sends a request with the parts of its body. Raises any error of the tree."""
         seconds, _ = deadlines.bounded(self._seconds(timeout), deadlines.GRACE)
-        reply = await calls.exchange(await self._connected(), request, parts, seconds)
+        reply = await calls.exchange(await self._connected(), request, parts, seconds, self.catalog.forget)
         if reply.header.HasField("catalog"):
             self.catalog.update(reply.header.catalog)
         return reply

@@ -180,10 +180,9 @@ class AsyncConversation:
         if frame is not None and self._line is not None:
             self._line.send([frame])
 
-    async def hang_up(self) -> bool:
-        """Ends the stream; calls under way go on on the next one. False: nobody has to read its end any more."""
+    async def hang_up(self) -> None:
+        """Ends the stream; calls under way go on on the next one."""
         await self._end("it was replaced")
-        return False
 
     async def close(self) -> None:
         """Ends the stream. Calls under way fail with ConnectionLost."""

@@ -256,10 +256,8 @@ class AsyncTransport:
             connection, self._connection = self._connection, None
             if connection is not None:
                 connection.users += 1
-        unread = await self._conversation.hang_up()
+        await self._conversation.hang_up()
         if connection is not None:
-            if connection.users <= 1 + unread:
-                await connection.close()
             await self._release(connection)
 
     async def close(self) -> None:

@@ -49,7 +49,8 @@ class Course:
             # Of a bucket that is not there, as after a mistake in the endpoint or the account, nothing has vanished.
             self._services.check_bucket(source.bucket)
             return Outcome.VANISHED
-        if results.is_result(found):
+        # An empty object with a name like "pictures/" is what consoles make of a folder.
+        if results.is_result(found) or (source.key.endswith("/") and not found.size):
             return Outcome.IGNORED
         if source.version is None and found.etag != source.etag:
             return Outcome.SUPERSEDED

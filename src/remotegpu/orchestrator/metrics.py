@@ -26,7 +26,7 @@ class Outcome(enum.Enum):
     DUPLICATE = "duplicate"  # its result was there
     VANISHED = "vanished"  # its object is no longer there
     SUPERSEDED = "superseded"  # a later version of its object has a message, or a result, of its own
-    IGNORED = "ignored"  # its object is a result
+    IGNORED = "ignored"  # its object is a result, or stands for a folder
     FAILED = "failed"
 
 
