@@ -271,7 +271,7 @@ def test_local_server_ends_with_its_process(tmp_path: Path) -> None:
 
 
 def test_worker_that_cannot_start_is_one_sentence(start_server: StartServer) -> None:
-    with pytest.raises(remotegpu.ConfigurationError, match="device 0 .*--session-option intra_op_num_threads=many"):
+    with pytest.raises(remotegpu.ConfigurationError, match=r"device 0 .*--session-option intra_op_num_threads=many"):
         start_server("--session-option", "intra_op_num_threads=many")
 
 

@@ -79,8 +79,8 @@ OPTIONS = (
         "reservation_timeout",
         "3600",
         "SECONDS",
-        "how long a job waits in the scheduler's queue for its devices; then its message is given back, which counts as "
-        "a delivery",
+        "how long a job waits in the scheduler's queue for its devices; then its message is given back, which counts "
+        "as a delivery",
     ),
     Option("result_timeout", "300", "SECONDS", "how long a job may run; then its message is given back"),
     Option("empty_timeout", "0", "SECONDS", "end when the queue was empty and nothing ran for so long; 0: never"),
