@@ -42,6 +42,8 @@ bench: $(VENV)/test.stamp
 	$(BIN)/python -m benchmarks.serving
 	$(BIN)/python -m benchmarks.batching
 	$(BIN)/python -m benchmarks.wan
+	$(BIN)/python -m benchmarks.uploads
+	$(BIN)/python -m benchmarks.orchestrator
 	$(BIN)/python -m benchmarks.scheduler_core
 	$(BIN)/python -m benchmarks.scheduler_calls
 	$(BIN)/python -m benchmarks.policies

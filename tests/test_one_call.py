@@ -20,7 +20,7 @@ from remotegpu.result import Reply, whole
 from remotegpu.v1 import compute_pb2, program_pb2, stream_pb2
 
 from .conftest import StartServer
-from .fixtures.onnx_models import repeated, write
+from .fixtures.onnx_models import identity, repeated, write
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
@@ -204,3 +204,18 @@ def test_results_that_have_outgrown_one_message_since_the_catalog_came(start_ser
         with pytest.raises(errors.InvalidInput, match="result size"):
             size()
         assert [size(), size()] == [100_000] * 2
+
+
+def test_a_model_that_takes_other_inputs_since_the_catalog_came(start_server: StartServer) -> None:
+    server = start_server("--allow-uploads")
+    two, three = np.ones((1, 2), np.float32), np.ones((1, 3), np.float32)
+    with Client(server.url, timeout=20) as operator, Client(server.url, timeout=20) as client:
+        operator.load_model("m", content=identity(FLOAT, [1, 2]))
+        model = client.model("m")
+        assert [model(two)["y"].size for _ in range(2)] == [2, 2]
+        operator.load_model("m", content=identity(FLOAT, [1, 3]))
+        assert [model(three)["y"].size for _ in range(2)] == [3, 3]
+        for _ in range(2):
+            with pytest.raises(errors.InvalidInput, match="x"):
+                model(two)
+            assert model(three)["y"].size == 3

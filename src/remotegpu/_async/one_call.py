@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from remotegpu import graph, program, wire
+from remotegpu import errors, graph, program, wire
 from remotegpu.multiplexer import MOST_CALLS
 from remotegpu.reservation import check_whole
 from remotegpu.strings import is_strings, strings_of
@@ -112,9 +112,18 @@ class AsyncOneCallModel:
     def _plan(self, names: Sequence[str], arrays: Sequence[Any]) -> graph.Plan:
         values = [graph.Value(graph.Source(array), graph.Meta(array.dtype, array.shape)) for array in arrays]
         pairs = tuple(zip(names, values, strict=True))
+        return graph.plan([graph.ModelCall(self.name, pairs, self._metas(pairs))], keep=None)
+
+    def _metas(self, pairs: Sequence[tuple[str, graph.Value]]) -> tuple[graph.Meta, ...] | None:
         signature = self._client.catalog.models.get(self.name)
-        metas = signature.output_metas(pairs) if signature else None
-        return graph.plan([graph.ModelCall(self.name, pairs, metas)], keep=None)
+        if signature is None:
+            return None
+        try:
+            return signature.output_metas(pairs)
+        except errors.InvalidInput:
+            # The model may have been exchanged since for one that takes these: the server says.
+            self._client.catalog.forget()
+            return None
 
     def _remembered(self, key: tuple[Any, ...], names: Sequence[str], arrays: Sequence[Any]) -> _OneCallProgram:
         plan = self._plan(names, arrays)
