@@ -7,6 +7,7 @@ Region, credentials and endpoints are boto3's business (AWS_REGION, AWS_PROFILE,
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -73,6 +74,9 @@ class Services:
         )
         with _translated("boto3"):
             session = boto3.Session()
+            if session.region_name is None:
+                # botocore reads AWS_DEFAULT_REGION alone, and all other SDKs the other one.
+                session = boto3.Session(region_name=os.environ.get("AWS_REGION"))
             self._sqs: Any = session.client("sqs", config=config)
             self._s3: Any = session.client("s3", config=config)
             self._lambda: Any = session.client("lambda", config=config.merge(once))
