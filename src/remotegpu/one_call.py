@@ -84,7 +84,8 @@ class OneCallModel:
         """The same call in the background: what it will have given. An input must not be changed before that.
 
         Cancelling it ends the call; with threads, only one that has not begun. There at most 128 calls of a client are
-        under way: more wait, and their timeout begins when they do. Closing the client ends them all.
+        under way: more wait, and their timeout begins when they do. Closing the client ends them all; a process that
+        does not close it ends when they have.
 
         Raises ConfigurationError if the client is closed."""
         return self._client.submissions.submit(self, *inputs, timeout=timeout, **named)

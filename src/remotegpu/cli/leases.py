@@ -63,7 +63,7 @@ def _add_request(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory", default="0", metavar="SIZE", help="on each device, such as 4GiB; also the limit")
     parser.add_argument("--exclusive", action="store_true", help="take the devices whole")
     parser.add_argument("--priority", type=int, default=0, metavar="0-9", help="a higher one is served first")
-    parser.add_argument("--model", default="", metavar="NAME", help="what will be run, for the sticky policy")
+    parser.add_argument("--model", default="", metavar="NAME", help="what will be run: kept loaded for the lease")
     parser.add_argument(
         "--ttl",
         type=float,
