@@ -320,6 +320,16 @@ def test_the_standard_door_over_http(site: Site) -> None:
     assert get("/v2", Authorization=f"Bearer {site.issuer.token()}", **{"Remotegpu-Tenant": "vision"})[0] == 200
 
 
+@pytest.mark.parametrize("who", [{"REMOTEGPU_TOKEN": TOKEN}, {"REMOTEGPU_IDENTITY": "aws-sts"}])
+def test_a_process_with_a_credential_can_fork(site: Site, who: dict[str, str]) -> None:
+    script = (
+        "import os; from remotegpu import Client; client = Client.from_env(); client.top(); child = os.fork(); "
+        "client.top(); child or os._exit(0); assert os.waitpid(child, 0)[1] == 0"
+    )
+    given = {**os.environ, **site.environment(), **who}
+    subprocess.run([sys.executable, "-c", script], env=given, check=True, timeout=20)
+
+
 def test_the_command_line_uses_the_environment(site: Site) -> None:
     command = [sys.executable, "-m", "remotegpu.cli", "explain", "--json"]
     for token, code in ((TOKEN, 0), ("wrong", 1)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -20,6 +21,9 @@ from remotegpu.security import Security
 RpcError = grpc.RpcError
 # How long a connection may take to be made, all tries together, for clients that are not told. Seconds.
 CONNECT_PATIENCE = 5.0
+# How long a connection that is closed may take to forget its credentials, which takes half a millisecond unless one is
+# being made. Seconds.
+_FORGET_PATIENCE = 1.0
 # How gRPC begins the details of UNAVAILABLE when no connection could be made, so that nothing was sent. Whatever it
 # says otherwise counts as a call whose outcome is unknown. (Watching the channel's state instead would say it without
 # words, but a process that ends within 0.2 s of that hangs in the channel's destructor: grpcio 1.85.)
@@ -91,13 +95,19 @@ def stay_initialised() -> None:
 _kept: list[grpc.Channel] = []
 
 
-def credentials(security: Security) -> grpc.ChannelCredentials:
+def credentials(security: Security, forgotten: threading.Event | None = None) -> grpc.ChannelCredentials:
     """Of an encrypted channel. gRPC asks for the caller's credential itself when a call begins, in a thread of its own,
-    and hands it to nobody without encryption."""
+    and hands it to nobody without encryption. A static token, for which there is nothing to ask, goes along with each
+    call instead, which no call sends before the server has proved itself either. `forgotten` is set when gRPC, which
+    may outlive the channel in this, asks no more."""
     found = grpc.ssl_channel_credentials(security.roots)
-    if security.identity is None:
+    if security.identity is None or security.pairs:
         return found
-    return grpc.composite_channel_credentials(found, grpc.metadata_call_credentials(_Caller(security.identity)))
+    caller = _Caller(security.identity)
+    if forgotten is not None:
+        forgotten.clear()
+        weakref.finalize(caller, forgotten.set).atexit = False
+    return grpc.composite_channel_credentials(found, grpc.metadata_call_credentials(caller))
 
 
 class _Caller(grpc.AuthMetadataPlugin):
@@ -120,8 +130,10 @@ class Connection:
 
     def __init__(self, target: str, patience: float, security: Security) -> None:
         made = (*options(patience), *lasting(os.environ))
+        self._forgotten = threading.Event()
+        self._forgotten.set()
         if security.encrypted:
-            self.channel = grpc.secure_channel(target, credentials(security), options=made)
+            self.channel = grpc.secure_channel(target, credentials(security, self._forgotten), options=made)
         else:
             self.channel = grpc.insecure_channel(target, options=(*made, *unproxied(security)))
         # Calls under way. A dropped channel is closed by its last one, since closing cancels the others: theirs fail
@@ -140,6 +152,9 @@ class Connection:
     def close(self) -> None:
         """Ends the connection and the calls under way."""
         self.channel.close()
+        # A thread of gRPC's forgets whom it asked for credentials, and needs the interpreter for it. A fork that comes
+        # right after would hold that, and wait for the thread without end (grpcio 1.85).
+        self._forgotten.wait(_FORGET_PATIENCE)
         self.closed.set()
 
 

@@ -52,7 +52,9 @@ class Security:
     @property
     def pairs(self) -> Pairs:
         """Metadata for each call, where gRPC does not ask for it itself."""
-        return () if self.identity is None or self.encrypted else self.identity.metadata()
+        if self.identity is None or (self.encrypted and not isinstance(self.identity, StaticToken)):
+            return ()
+        return self.identity.metadata()
 
 
 def from_env(environment: Mapping[str, str], url: str) -> SecurityFields:
