@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -69,6 +70,17 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = 10.0
 def pids(client: Client) -> Sequence[int]:
     """Of the server's workers."""
     return [device.worker_pid for device in client.top().devices]
+
+
+def halt(pid: int) -> None:
+    """Stops a process, and returns when all its threads stand: SIGSTOP alone is heard by one of them first."""
+    os.kill(pid, signal.SIGSTOP)
+    tasks = Path(f"/proc/{pid}/task")
+
+    def states() -> set[str]:
+        return {(task / "stat").read_text().rpartition(")")[2].split()[0] for task in tasks.iterdir()}
+
+    wait_until(lambda: states() == {"T"}, "the process stands")
 
 
 def alive(pid: int) -> bool:

@@ -27,7 +27,7 @@ from remotegpu.v1 import compute_pb2, program_pb2
 from remotegpu_server import daemon
 from remotegpu_server import settings as server_settings
 from remotegpu_server.supervisor.worker import DeviceSpec, WorkerOptions
-from tests.conftest import StartServer, alive, pids, wait_until
+from tests.conftest import StartServer, alive, halt, pids, wait_until
 from tests.fixtures.proxy import FaultProxy
 
 MIB = 1024**2
@@ -149,7 +149,7 @@ def test_deadline_is_heard_in_time_and_capacity_comes_back_when_the_worker_is_do
 def test_worker_that_overruns_its_deadline_is_replaced(start_server: StartServer) -> None:
     server = start_server()
     with Client(server.url, timeout=30) as client:
-        os.kill(pids(client)[0], signal.SIGSTOP)  # stands for a kernel that hangs
+        halt(pids(client)[0])  # stands for a kernel that hangs
         with pytest.raises(remotegpu.DeadlineExceeded), client.lease() as lease:
             lease.fetch(lease.xp.ones((1,)), timeout=0.3)
         assert client.models() == ()  # the server answers all the time

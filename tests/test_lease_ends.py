@@ -21,7 +21,7 @@ import remotegpu
 from remotegpu import Client, errors, wire
 from remotegpu.v1 import compute_pb2, program_pb2
 from remotegpu_server.supervisor.overrun import OVERRUN
-from tests.conftest import StartServer, pids, wait_until
+from tests.conftest import StartServer, halt, pids, wait_until
 
 MIB = 1024**2
 
@@ -56,7 +56,7 @@ class Background:
 @contextlib.contextmanager
 def stopped(client: Client, device: int) -> Iterator[None]:
     pid = pids(client)[device]
-    os.kill(pid, signal.SIGSTOP)
+    halt(pid)
     try:
         yield
     finally:

@@ -21,7 +21,7 @@ from remotegpu.aws.services import Services
 from remotegpu.local import LocalServer
 from remotegpu.orchestrator import runner, sqs_handler
 from tests import orchestration
-from tests.conftest import StartServer, wait_until
+from tests.conftest import StartServer, halt, wait_until
 from tests.orchestration import Aws, Cloud, Working
 
 HANDLER = "handler:tests.orchestration:"
@@ -57,7 +57,7 @@ def single(models: Path) -> Iterator[LocalServer]:
 def hung(start_server: StartServer) -> Iterator[tuple[LocalServer, Callable[[], None]]]:
     """A server, and what stops its daemon in the middle of everything, until the test is over."""
     server = start_server()
-    yield server, partial(os.kill, server.process.pid, signal.SIGSTOP)
+    yield server, partial(halt, server.process.pid)
     os.kill(server.process.pid, signal.SIGCONT)
 
 

@@ -16,7 +16,7 @@ import pytest
 import remotegpu
 from remotegpu import Client
 from remotegpu_server.supervisor.drops import DROP_PATIENCE
-from tests.conftest import StartServer, alive, pids, wait_until
+from tests.conftest import StartServer, alive, halt, pids, wait_until
 from tests.test_lease_ends import Background
 
 KEPT = 1_000_000
@@ -45,7 +45,7 @@ def matmuls(lease: remotegpu.Lease, times: int) -> float:
 @contextlib.contextmanager
 def stopped(pid: int) -> Iterator[None]:
     """A process that hangs."""
-    os.kill(pid, signal.SIGSTOP)
+    halt(pid)
     try:
         yield
     finally:

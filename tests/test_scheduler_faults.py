@@ -20,7 +20,7 @@ import pytest
 import remotegpu
 from remotegpu import Client
 from remotegpu.local import LocalServer
-from tests.conftest import StartServer, wait_until
+from tests.conftest import StartServer, halt, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -170,7 +170,7 @@ def test_a_server_that_was_frozen_ends_what_is_due_and_goes_on(start_server: Sta
     with Client(server.url, timeout=30) as client:
         deferred = client.lease(idle_ttl=1.0)  # not renewed by itself
         deferred.fetch(deferred.xp.ones(3))
-        os.kill(server.process.pid, signal.SIGSTOP)
+        halt(server.process.pid)
         until = time.monotonic() + 1.5
         threading.Event().wait(until - time.monotonic())  # the length of the freeze, longer than the TTL
         os.kill(server.process.pid, signal.SIGCONT)

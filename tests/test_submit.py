@@ -205,7 +205,7 @@ def test_closed_iterator_begins_nothing_more(submissions: Submissions) -> None:
     with closing(submissions.map(work, work.items(), 4, ordered=True)) as results:
         work.open(0)
         assert next(results) == 0
-    wait_until(lambda: work.begun == 4, "those that were under way go on")
+        wait_until(lambda: work.begun == 4, "all that may be are under way")
     work.open(*range(1, 100))
     wait_until(lambda: work.under_way == 0, "and end")
     assert (work.taken, work.begun) == (4, 4)

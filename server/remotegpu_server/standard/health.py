@@ -63,8 +63,9 @@ class Health:
                 await context.write(unknown.SerializeToString())
                 await self._stopping.wait()
                 return
+            is_serving = not self._stopping.is_set()  # asked before, since it may stop while that is written
             await context.write(self._status())
-            if not self._stopping.is_set():
+            if is_serving:
                 await self._stopping.wait()
                 await context.write(self._status())
         finally:
