@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from remotegpu import Client, errors
 from remotegpu.local import LocalServer
+from remotegpu.v1 import inference_pb2
 from tests.conftest import StartServer
 from tests.fixtures import standard_models
 from tests.fixtures.triton import Triton, encoded
@@ -267,11 +269,13 @@ def test_a_drain_answers_what_is_under_way_and_tells_watchers(models: Any, start
     with grpc.insecure_channel(f"127.0.0.1:{server.inference_port}") as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=30)
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
-        # A stream on which nothing is asked must not hold up the stop.
+        # A stream on which nothing more is asked must not hold up the stop. It is the server's once it has answered.
         idle = threading.Event()
+        asked = inference_pb2.ModelInferRequest(model_name="nobody's").SerializeToString()
         stream: Any = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer", None, None)(
-            iter(lambda: idle.wait(30), True), timeout=30
+            itertools.chain([asked], iter(lambda: idle.wait(30), True)), timeout=30
         )
+        assert b"nobody's" in next(stream)
         begun = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - begun < 5
