@@ -226,6 +226,7 @@ def test_server_that_sends_connections_away(tmp_path: Path, models: Path, what: 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)
 def test_idle_stream_and_waiting_call_are_not_sent_away(
     server: LocalServer, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,6 +248,7 @@ def test_idle_stream_and_waiting_call_are_not_sent_away(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(120)
 def test_call_under_way_is_moved_from_a_dead_connection(
     server: LocalServer, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
